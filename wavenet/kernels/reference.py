@@ -1,0 +1,81 @@
+"""The operations of the inner loops in plain PyTorch: the definition of right for every faster version."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def interpolate_frames(frames: Tensor, hop: int, length: int, offset: int = 0) -> Tensor:
+    """Linear interpolation from frame rate to sample rate, half-sample centres, edges clamped.
+
+    Frame `l` is centred at sample (l + 1/2) hop, so sample `t` reads the frames at (t + 1/2) / hop - 1/2.
+
+    Args:
+        frames: (B, L, C), or (B, 1, C) for a condition that is constant in time.
+        hop: samples per frame.
+        length: T, samples to make.
+        offset: which sample of the first frame is the first to be made.
+
+    Returns:
+        (B, T, C)
+    """
+    B, L, C = frames.shape
+    if L == 1:
+        return frames.expand(B, length, C)
+    if not 0 <= offset <= offset + length <= L * hop:
+        raise ValueError(
+            f"samples {offset}..{offset + length} asked for, but {L} frames of hop {hop} span 0..{L * hop}"
+        )
+    # Between the centres of two neighbours the weight runs over the same `hop` values, so no index is gathered.
+    shift = (hop + 1) // 2
+    first, last = (offset + shift) // hop, (offset + length - 1 + shift) // hop
+    edges = torch.cat([frames[:, :1], frames, frames[:, -1:]], dim=1)[:, first : last + 2]  # (B, segments + 1, C)
+    left, right = edges[:, :-1, None], edges[:, 1:, None]  # (B, segments, 1, C)
+    weight = (torch.arange(hop, device=frames.device) + (0.0 if hop % 2 else 0.5)) / hop
+    samples = left + (right - left) * weight.to(frames.dtype)[:, None]  # (B, segments, hop, C)
+    begin = offset + shift - first * hop
+    return samples.flatten(1, 2)[:, begin : begin + length]  # (B, T, C)
+
+
+def gated_activation(hidden: Tensor, frames: Tensor | None, hop: int, offset: int = 0) -> Tensor:
+    """tanh(a) * sigmoid(b), where (a, b) are the two halves of hidden + condition (WaveNet, eq. 5).
+
+    Args:
+        hidden: (B, T, 2G), the filter half first.
+        frames: (B, L, 2G), this layer's projection of the condition at frame rate, or None.
+        hop, offset: as in `interpolate_frames`.
+
+    Returns:
+        (B, T, G)
+    """
+    if frames is not None:
+        hidden = hidden + interpolate_frames(frames, hop, hidden.shape[1], offset)
+    filter_half, gate_half = hidden.chunk(2, dim=-1)
+    return torch.tanh(filter_half) * torch.sigmoid(gate_half)
+
+
+def logistic_mixture_log_density(
+    logits: Tensor, means: Tensor, log_scales: Tensor, x: Tensor, half_bin: float
+) -> Tensor:
+    """Log density of a mixture of logistics, each smoothed over a bin: ln sum_k pi_k [F_k(x + h) - F_k(x - h)] / 2h.
+
+    The difference of two sigmoids cancels in float32 where s >> h, so it is taken in log space, where it is exact:
+    F(b) - F(a) = sigmoid(b) sigmoid(-a) (1 - exp(a - b)).
+
+    Args:
+        logits, means, log_scales: (..., K), the unnormalised log weights and the components.
+        x: (...), any real numbers.
+        half_bin: h.
+
+    Returns:
+        (...), nats
+    """
+    inverse_scales = torch.exp(-log_scales)
+    centred = x[..., None] - means
+    upper = (centred + half_bin) * inverse_scales
+    lower = (centred - half_bin) * inverse_scales
+    log_mass = F.logsigmoid(upper) + F.logsigmoid(-lower) + torch.log(-torch.expm1(-2 * half_bin * inverse_scales))
+    log_weights = torch.log_softmax(logits, dim=-1)
+    return torch.logsumexp(log_weights + log_mass, dim=-1) - math.log(2 * half_bin)
