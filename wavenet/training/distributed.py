@@ -1,0 +1,87 @@
+"""Data-parallel training as `torchrun` starts it: one process a device, gradients averaged by DDP.
+
+    torchrun --nproc-per-node 4 -m recipes.cli train ...
+
+Without torchrun's environment variables there is one process, and nothing here communicates.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+# The other processes wait in a collective while the first one validates, auditions and saves.
+PATIENCE = timedelta(hours=2)
+
+
+@dataclass(frozen=True)
+class Distributed:
+    """Which process this is, of how many, and on which device it computes."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files, logs and shows progress."""
+        return self.rank == 0
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """`module`, with gradients (and initial weights) shared among the processes if there are several."""
+        if self.world_size == 1:
+            return module
+        devices = [self.device] if self.device.type == "cuda" else None
+        # Buffers here are constants (filter banks, the frozen teacher's): nothing to send at every step.
+        return DistributedDataParallel(module, device_ids=devices, broadcast_buffers=False)
+
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean of `values` over the processes, in place; the same on each of them."""
+        if self.world_size > 1:
+            dist.all_reduce(values)
+            values /= self.world_size
+        return values
+
+    def barrier(self) -> None:
+        if self.world_size > 1:
+            dist.barrier()
+
+
+@contextmanager
+def distributed(device: str = "auto") -> Iterator[Distributed]:
+    """Join the processes that torchrun started, if it did; leave them at the end.
+
+    `device` is "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:N"; under torchrun each process on "cuda" takes
+    the GPU of its local rank.
+    """
+    rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    chosen = _device(device, int(os.environ.get("LOCAL_RANK", "0")))
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    if world_size == 1:
+        yield Distributed(0, 1, chosen)
+        return
+    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=PATIENCE)
+    try:
+        yield Distributed(rank, world_size, chosen)
+    finally:
+        dist.destroy_process_group()
+
+
+def _device(name: str, local_rank: int) -> torch.device:
+    available = torch.cuda.is_available()
+    if name == "auto":
+        name = "cuda" if available else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f'device is {name!r}; it must be "auto", "cpu", "cuda" or "cuda:N"') from error
+    if device.type == "cuda" and not available:
+        raise ValueError(f'device is {name!r}, and torch finds no GPU here; use "cpu" or "auto"')
+    return torch.device("cuda", local_rank) if name == "cuda" else device
