@@ -56,11 +56,11 @@ class Description:
         for name in ("model", "mel", "training"):
             if not isinstance(getattr(self, name), dict):
                 raise CheckpointError(f"{name} is {getattr(self, name)!r}; it must be a mapping of settings")
-        if not isinstance(self.gain, int | float) or not 0.0 < self.gain < math.inf:
+        if type(self.gain) not in (int, float) or not 0.0 < self.gain < math.inf:
             raise CheckpointError(f"gain is {self.gain!r}; it must be a positive finite number")
         if not isinstance(self.speakers, list) or not all(isinstance(name, str) for name in self.speakers):
             raise CheckpointError(f"speakers is {self.speakers!r}; it must be a list of names")
-        if not isinstance(self.step, int) or self.step < 0:
+        if type(self.step) is not int or self.step < 0:
             raise CheckpointError(f"step is {self.step!r}; it must be a whole number, 0 or more")
 
 
@@ -121,9 +121,9 @@ def load_description(directory: Path | str, kind: str | None = None) -> Descript
     path = _existing(Path(directory), DESCRIPTION)
     try:
         values = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:  # ValueError: JSON and UTF-8 alike
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: JSON and UTF-8 alike
         raise CheckpointError(f"{path} is not JSON ({error}); copy the checkpoint again") from error
-    if not isinstance(values, dict) or not isinstance(values.get("format"), int):
+    if not isinstance(values, dict) or type(values.get("format")) is not int:
         raise CheckpointError(f"{path} has no format number, so it describes no checkpoint; name another directory")
     if not 1 <= values["format"] <= FORMAT:
         raise CheckpointError(
