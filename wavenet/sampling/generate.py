@@ -1,0 +1,161 @@
+"""Waveforms from a teacher, one sample after the other, on the backend of one's choice."""
+
+from collections.abc import Callable
+from enum import StrEnum
+from functools import partial
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from wavenet.conditioning import check_condition
+from wavenet.model import WaveNet
+from wavenet.sampling import reference
+
+_CHUNK = 1024  # samples between two movements of the progress bar
+
+
+class Backend(StrEnum):
+    """How the samples are computed; the result is the same.
+
+    naive: the whole receptive field anew for every sample, in torch. cached: one column of the network a sample, in
+    torch. numba: the same, compiled, on the CPU.
+    """
+
+    naive = "naive"
+    cached = "cached"
+    numba = "numba"
+
+
+@torch.no_grad()
+def generate(
+    model: WaveNet,
+    mel: Tensor | None = None,
+    speaker: Tensor | None = None,
+    noise: Tensor | None = None,
+    seed: int = 0,
+    length: int | None = None,
+    backend: Backend = Backend.numba,
+    progress: bool = False,
+) -> Tensor:
+    """Samples waveforms at the network's level.
+
+    Args:
+        mel: (B, M, L) log-mels, if the model reads one.
+        speaker: (B,) indices, if the model has speakers.
+        noise: (B, T, n_noise), all the randomness there is; by default utterance b takes
+            `model.distribution.noise(seed + b, 0, T)`, so that it can be made again alone.
+        seed: used only where noise is None.
+        length: T, in samples; by default that of the noise or of the mel, L hop.
+        backend: how.
+        progress: show a bar.
+
+    Returns:
+        (B, T), in the model's dtype and on its device
+
+    Raises:
+        ValueError: mel, speaker and noise of different batch sizes; a mel of the wrong shape; no length, or one that
+            the mel or the noise does not cover; what the model is conditioned on is missing; an unknown speaker.
+    """
+    weight = model.network.first.weight
+    batch = _batch_size(mel, speaker, noise)
+    T = _length(model, mel, noise, length)
+    if noise is None:
+        noise = torch.stack([model.distribution.noise(seed + b, 0, T) for b in range(batch)])
+    noise = noise.to(weight.device)
+    advance = _sampler(model, _condition(model, mel, speaker), batch, Backend(backend))
+    pieces = []
+    with tqdm(total=batch * T, unit="sample", unit_scale=True, disable=not progress) as bar:
+        for start in range(0, T, _CHUNK):
+            pieces.append(advance(noise[:, start : min(start + _CHUNK, T)]))
+            bar.update(pieces[-1].numel())
+    return torch.cat(pieces, dim=1).to(weight.device)
+
+
+@torch.no_grad()
+def parameters(
+    model: WaveNet,
+    x: Tensor,
+    mel: Tensor | None = None,
+    speaker: Tensor | None = None,
+    backend: Backend = Backend.numba,
+) -> Tensor:
+    """What `model(x, mel, speaker)` returns, (B, T, P), computed sample by sample: backends compared on one history.
+
+    Raises:
+        ValueError: as `generate`.
+    """
+    check_condition(mel, x.shape[1], model.config.hop_length, margin=0)
+    cond, batch = _condition(model, mel, speaker), x.shape[0]
+    match Backend(backend):
+        case Backend.naive:
+            return reference.parameters_naively(model, cond, x)
+        case Backend.cached:
+            state = reference.initial_state(model, batch)
+            return reference.parameters(model, model.network.project(cond), x, state)
+        case Backend.numba:
+            from wavenet.sampling import numba_backend
+
+            packed = numba_backend.pack(model, cond)
+            return numba_backend.parameters(packed, x, numba_backend.initial_state(packed, batch)).to(x.device)
+
+
+def _sampler(model: WaveNet, cond: Tensor | None, batch: int, backend: Backend) -> Callable[[Tensor], Tensor]:
+    """Noise (B, n, n_noise) of the next n samples -> these samples (B, n)."""
+    match backend:
+        case Backend.naive:
+            history = reference.History(model.network.first.bias.new_zeros(batch, 0))
+            return partial(reference.sample_naively, model, cond, history=history)
+        case Backend.cached:
+            state = reference.initial_state(model, batch)
+            return partial(reference.sample, model, model.network.project(cond), state=state)
+        case Backend.numba:
+            from wavenet.sampling import numba_backend  # numba takes a second to import: only who uses it pays
+
+            packed = numba_backend.pack(model, cond)
+            return partial(numba_backend.sample, packed, state=numba_backend.initial_state(packed, batch))
+
+
+def _condition(model: WaveNet, mel: Tensor | None, speaker: Tensor | None) -> Tensor | None:
+    weight, M = model.network.first.weight, model.config.n_mels
+    if mel is not None and (mel.dim() != 3 or M not in (0, mel.shape[1])):
+        raise ValueError(f"mel has the shape {tuple(mel.shape)}, but this model reads (B, {M}, L): give such a mel")
+    return model.conditioner(
+        None if mel is None else mel.to(weight), None if speaker is None else speaker.to(weight.device)
+    )
+
+
+def _batch_size(mel: Tensor | None, speaker: Tensor | None, noise: Tensor | None) -> int:
+    sizes = {
+        name: len(tensor)
+        for name, tensor in (("mel", mel), ("speaker", speaker), ("noise", noise))
+        if tensor is not None
+    }
+    if len(set(sizes.values())) > 1:
+        raise ValueError(f"batch sizes differ: {sizes}; give as many of each")
+    return next(iter(sizes.values()), 1)
+
+
+def _length(model: WaveNet, mel: Tensor | None, noise: Tensor | None, length: int | None) -> int:
+    limits = {}
+    if noise is not None:
+        if noise.dim() != 3 or noise.shape[2] != model.distribution.n_noise:
+            raise ValueError(
+                f"noise has the shape {tuple(noise.shape)}, but must be (B, T, {model.distribution.n_noise}): "
+                "take it from model.distribution.noise"
+            )
+        limits["noise"] = noise.shape[1]
+    if mel is not None:
+        limits["mel"] = mel.shape[-1] * model.config.hop_length
+    if length is None:
+        if not limits:
+            raise ValueError("length is not given, and there is neither mel nor noise to take it from: pass length")
+        length = next(iter(limits.values()))
+    if length < 1:
+        raise ValueError(f"length is {length}, but must be at least 1 sample: ask for more")
+    for name, limit in limits.items():
+        if length > limit:
+            raise ValueError(
+                f"length is {length}, but the {name} covers {limit} samples: shorten it, or give more {name}"
+            )
+    return length
