@@ -97,7 +97,7 @@ class OutputDistribution(ABC):
 
     @abstractmethod
     def sample(self, params: Tensor, noise: Tensor) -> Tensor:
-        """params (..., P), noise (..., n_noise) -> x (...)"""
+        """params (..., P), noise (..., n_noise), best in float64 -> x (...), in the dtype of params"""
 
     @abstractmethod
     def cross_entropy(self, params: Tensor, loc: Tensor, log_scale: Tensor, draws: Tensor | None) -> Tensor:
@@ -128,10 +128,10 @@ class MuLawCategorical(OutputDistribution):
     n_noise = 1
 
     def embed(self, x: Tensor) -> Tensor:
-        return mulaw.compress(x.clamp(-1, 1))
+        return mulaw.compress(x)
 
     def quantise(self, x: Tensor) -> Tensor:
-        return mulaw.decode(mulaw.encode(x)).to(x.dtype)
+        return mulaw.decode(mulaw.encode(x), x.dtype)
 
     def initial_bias(self) -> Tensor:
         return torch.zeros(self.n_params)
@@ -149,7 +149,7 @@ class MuLawCategorical(OutputDistribution):
         """The first class whose cumulative probability exceeds the noise."""
         cumulative = torch.softmax(params, dim=-1).cumsum(dim=-1)
         codes = (cumulative <= noise).sum(dim=-1).clamp(max=self.n_params - 1)
-        return mulaw.decode(codes).to(params.dtype)
+        return mulaw.decode(codes, params.dtype)
 
     def cross_entropy(self, params: Tensor, loc: Tensor, log_scale: Tensor, draws: Tensor | None) -> Tensor:
         """Closed form: -sum_b P_S(b) [ln P_T(b) - ln width_b]; the edge bins take the student's tails."""
@@ -210,7 +210,8 @@ class MixtureOfLogistics(OutputDistribution):
         chosen = (cumulative <= noise[..., :1]).sum(dim=-1, keepdim=True).clamp(max=self.mixtures - 1)
         mean = means.gather(-1, chosen)[..., 0]
         log_scale = log_scales.gather(-1, chosen)[..., 0]
-        return self.quantise(mean + torch.exp(log_scale) * torch.logit(noise[..., 1]))
+        quantile = torch.logit(noise[..., 1]).to(mean)  # in the noise's dtype: a float32 u may be 1
+        return self.quantise(mean + torch.exp(log_scale) * quantile)
 
     def cross_entropy(self, params: Tensor, loc: Tensor, log_scale: Tensor, draws: Tensor | None) -> Tensor:
         """Monte Carlo over x_t ~ p_S(x_t | z_<t), reparameterised, so that loc and scale get their gradients.
@@ -270,7 +271,7 @@ class Gaussian(OutputDistribution):
 
     def sample(self, params: Tensor, noise: Tensor) -> Tensor:
         mean, log_scale = self.components(params)
-        return mean + torch.exp(log_scale) * noise[..., 0]
+        return mean + torch.exp(log_scale) * noise[..., 0].to(mean)
 
     def cross_entropy(self, params: Tensor, loc: Tensor, log_scale: Tensor, draws: Tensor | None) -> Tensor:
         """Closed form between two normals: E[(x - mu_T)^2] = (mu_S - mu_T)^2 + s_S^2."""

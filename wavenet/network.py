@@ -81,7 +81,7 @@ class AutoregressiveNetwork(nn.Module):
         Before its first sample the signal is zero.
         """
         past = F.pad(x, (1, 0))[:, :-1]  # (B, T): the sample before
-        hidden = self.first(past[..., None])  # (B, T, C)
+        hidden = self._enter(past)  # (B, T, C)
         return self._head(self.stack(hidden, self.stack.project(cond), self.hop, offset))
 
     def project(self, cond: Tensor | None) -> list[Tensor | None]:
@@ -93,10 +93,17 @@ class AutoregressiveNetwork(nn.Module):
 
     def step(self, previous: Tensor, frames: list[Tensor | None], state: NetworkState) -> Tensor:
         """x[t - 1] (B,) -> out[t] (B, P); advances the state. x[-1] is zero."""
-        hidden = self.first(previous[:, None])  # (B, C)
+        hidden = self._enter(previous)  # (B, C)
         hidden = self.stack.step(hidden, frames, self.hop, state.t, state.rings)
         state.t += 1
         return self._head(hidden)
 
+    # The waveform has 16 bits and bfloat16 has 8: the way in and the way out stay in float32 under autocast.
+
+    def _enter(self, x: Tensor) -> Tensor:
+        return torch.addcmul(self.first.bias, x[..., None], self.first.weight[:, 0])
+
     def _head(self, hidden: Tensor) -> Tensor:
-        return self.last(torch.relu(self.hidden(torch.relu(hidden))))
+        hidden = torch.relu(self.hidden(torch.relu(hidden)))
+        with torch.autocast(hidden.device.type, enabled=False):
+            return self.last(hidden.to(self.last.weight.dtype))

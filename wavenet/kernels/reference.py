@@ -33,7 +33,7 @@ def interpolate_frames(frames: Tensor, hop: int, length: int, offset: int = 0) -
     first, last = (offset + shift) // hop, (offset + length - 1 + shift) // hop
     edges = torch.cat([frames[:, :1], frames, frames[:, -1:]], dim=1)[:, first : last + 2]  # (B, segments + 1, C)
     left, right = edges[:, :-1, None], edges[:, 1:, None]  # (B, segments, 1, C)
-    weight = (torch.arange(hop, device=frames.device) + (0.0 if hop % 2 else 0.5)) / hop
+    weight = (torch.arange(hop, dtype=torch.float64, device=frames.device) + (0.0 if hop % 2 else 0.5)) / hop
     samples = left + (right - left) * weight.to(frames.dtype)[:, None]  # (B, segments, hop, C)
     begin = offset + shift - first * hop
     return samples.flatten(1, 2)[:, begin : begin + length]  # (B, T, C)

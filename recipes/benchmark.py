@@ -1,0 +1,144 @@
+"""`wavenet benchmark`: how fast a teacher and its student speak, on mels of one corpus, in one run.
+
+Every sampler runs in a process of its own, so that its peak memory is its own. Speed does not depend on the values of
+the mel, so the mel is a constant.
+"""
+
+import multiprocessing
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from data.mel import MelConfig
+from recipes.configuration import ConfigError
+from recipes.pictures import draw_speeds
+from recipes.provenance import table, write_results
+from serve import Vocoder
+from wavenet.checkpoint import load_description
+from wavenet.metrics import real_time_factor
+from wavenet.pretrained import load_teacher, mel_config
+from wavenet.sampling.generate import Backend, generate
+
+LEVEL = -5.0  # of the mel, nats
+TEACHER_SAMPLES = {Backend.naive: 100, Backend.cached: 2_000}  # more would only take longer; the others make `seconds`
+
+
+@dataclass
+class Speed:
+    """One sampler's figures.
+
+    Args:
+        samples: made in one repetition.
+        samples_per_second: median over the repetitions, mel in, samples out.
+        peak_memory_mb: of the whole process, weights and libraries included.
+    """
+
+    name: str
+    samples: int
+    samples_per_second: float
+    real_time_factor: float
+    peak_memory_mb: float
+
+
+def benchmark(
+    teacher: Path, student: Path, out: Path, seconds: float, repeats: int, device: str, dtype: str
+) -> list[Speed]:
+    """Time every sampler; write benchmark.json and benchmark.png to `out`.
+
+    Raises:
+        CheckpointError: a checkpoint is missing or of the wrong kind.
+        ConfigError: the two read different mels, or `seconds` holds no frame.
+    """
+    mel = mel_config(load_description(teacher, "teacher"), teacher)
+    other = mel_config(load_description(student, "student"), student)
+    if mel != other:
+        raise ConfigError(f"{teacher} reads {mel}, {student} reads {other}: compare a student with its own teacher")
+    frames = round(seconds * mel.sample_rate / mel.hop_length)
+    if frames < 1:
+        raise ConfigError(f"--seconds is {seconds}, less than one frame of audio: ask for more")
+    jobs = [(_time_teacher, (teacher, backend, frames, repeats, device)) for backend in Backend]
+    jobs += [(_time_student, (student, frames, repeats, device, dtype))]
+    speeds = []
+    for job, arguments in tqdm(jobs, desc="benchmark", unit="sampler"):
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+            speeds.append(process.submit(job, *arguments).result())
+    write_results(
+        out / "benchmark.json",
+        device,
+        {
+            "samplers": [vars(speed) for speed in speeds],
+            "student_over_teacher": _ratios(speeds),
+            "sample_rate": mel.sample_rate,
+            "models": {"teacher": str(teacher), "student": str(student)},
+        },
+    )
+    draw_speeds(out / "benchmark.png", {s.name: s.samples_per_second for s in speeds}, mel.sample_rate)
+    return speeds
+
+
+def report(speeds: list[Speed]) -> str:
+    """The figures as a table, with the student's lead over each sampler of the teacher."""
+    ratios = _ratios(speeds)
+    rows = [["sampler", "samples/s", "x real time", "peak memory (MB)", "student is faster by"]]
+    for s in speeds:
+        lead = f"{ratios[s.name]:,.0f}" if s.name in ratios else ""
+        rows.append(
+            [s.name, f"{s.samples_per_second:,.0f}", f"{s.real_time_factor:.3f}", f"{s.peak_memory_mb:,.0f}", lead]
+        )
+    return table(rows)
+
+
+def _ratios(speeds: list[Speed]) -> dict[str, float]:
+    *teachers, student = speeds
+    return {s.name: student.samples_per_second / s.samples_per_second for s in teachers}
+
+
+def _time_teacher(checkpoint: Path, backend: Backend, frames: int, repeats: int, device: str) -> Speed:
+    model, description = load_teacher(checkpoint)
+    model = model.to(device)
+    config = mel_config(description, checkpoint)
+    mel = _mel(config, frames).to(device) if model.config.n_mels else None
+    speaker = torch.zeros(1, dtype=torch.long, device=device) if model.config.n_speakers else None
+    length = min(frames * config.hop_length, TEACHER_SAMPLES.get(backend, frames * config.hop_length))
+
+    def run() -> int:
+        return generate(model, mel, speaker, length=length, backend=backend).numel()
+
+    return _time(f"teacher, {backend}", run, repeats, config)
+
+
+def _time_student(checkpoint: Path, frames: int, repeats: int, device: str, dtype: str) -> Speed:
+    vocoder = Vocoder.from_pretrained(checkpoint, device=device, dtype=dtype)
+    mel = _mel(vocoder.mel, frames)
+    speaker = vocoder.speakers[0] if vocoder.speakers else None
+    return _time(f"student, one pass, {dtype}", lambda: vocoder(mel, speaker=speaker).numel(), repeats, vocoder.mel)
+
+
+def _time(name: str, run: Callable[[], int], repeats: int, config: MelConfig) -> Speed:
+    run()  # compiles, allocates, warms up
+    seconds, samples = [], 0
+    for _ in range(repeats):
+        started = time.perf_counter()
+        samples = run()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - started)
+    rate = samples / statistics.median(seconds)
+    return Speed(
+        name,
+        samples,
+        rate,
+        real_time_factor(samples, statistics.median(seconds), config.sample_rate),
+        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    )
+
+
+def _mel(config: MelConfig, frames: int) -> torch.Tensor:
+    return torch.full((1, config.n_mels, frames), LEVEL)

@@ -1,0 +1,178 @@
+"""The command `wavenet`."""
+
+import os
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import typer
+from click import ClickException
+
+app = typer.Typer(
+    help="Parallel WaveNet: prepare a corpus, train a teacher, distil a student, speak.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+class Sampler(StrEnum):
+    """Who speaks: a student in one parallel pass, or a teacher one sample at a time on one of three backends."""
+
+    parallel = "parallel"
+    naive = "naive"
+    cached = "cached"
+    numba = "numba"
+
+
+class Dtype(StrEnum):
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
+class Split(StrEnum):
+    train = "train"
+    valid = "valid"
+    test = "test"
+
+
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[FIELD=VALUE]...", show_default=False)]
+Show = Annotated[str | None, typer.Option("--cfg", metavar="job", help="Print the configuration and stop.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:N, or auto: a GPU where there is one.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of the noise; the same seed gives the same file.")]
+Schema = TypeVar("Schema")
+
+
+def _configured(name: str, overrides: list[str] | None, cfg: str | None, schema: type[Schema]) -> Schema:
+    from recipes.configuration import configure, show
+
+    if cfg not in (None, "job"):
+        raise typer.BadParameter(f"{cfg!r}: the only choice is job", param_hint="--cfg")
+    if cfg == "job":
+        typer.echo(show(name, overrides or [], schema), nl=False)
+        raise typer.Exit
+    return configure(name, overrides or [], schema)
+
+
+@app.command(epilog="Example: wavenet prepare corpus=folder corpus.path=recordings out=runs/data")
+def prepare(overrides: Overrides = None, cfg: Show = None) -> None:
+    """Make sound files into features for training: any field of configs/prepare.yaml as FIELD=VALUE."""
+    from data.prepare import PrepareConfig
+    from data.prepare import prepare as run
+
+    typer.echo(run(_configured("prepare", overrides, cfg, PrepareConfig)))
+
+
+@app.command(
+    epilog="Example: wavenet train data=runs/data run=runs/teacher teacher=small output=mol trainer.steps=50000"
+)
+def train(overrides: Overrides = None, cfg: Show = None) -> None:
+    """Train a teacher, or go on training it: any field of configs/train.yaml as FIELD=VALUE."""
+    from recipes.train_teacher import TrainConfig
+    from recipes.train_teacher import train as run
+
+    _exit_unless(run(_configured("train", overrides, cfg, TrainConfig)))
+
+
+@app.command(epilog="Example: wavenet distill data=runs/data teacher=runs/teacher run=runs/student student=small")
+def distill(overrides: Overrides = None, cfg: Show = None) -> None:
+    """Distil a student from a teacher, or go on: any field of configs/distill.yaml as FIELD=VALUE."""
+    from recipes.distill_student import DistillConfig
+    from recipes.distill_student import distill as run
+
+    _exit_unless(run(_configured("distill", overrides, cfg, DistillConfig)))
+
+
+@app.command(
+    epilog="Examples: wavenet synthesize speech.wav --checkpoint runs/student --out out; "
+    "wavenet synthesize mels/ --checkpoint runs/teacher --backend numba --out out"
+)
+def synthesize(
+    inputs: Annotated[
+        list[Path], typer.Argument(help="Sound files (their mel is taken), .npy mels (M, L), or folders.")
+    ],
+    checkpoint: Annotated[Path, typer.Option(help="A student; with --backend naive, cached or numba, a teacher.")],
+    out: Annotated[Path, typer.Option(help="Folder for one 16-bit wav per input, under its stem.")],
+    device: Device = "auto",
+    dtype: Annotated[Dtype, typer.Option(help="Of the student's matrix products.")] = Dtype.float32,
+    seed: Seed = 0,
+    temperature: Annotated[float, typer.Option(min=0, help="Factor on the student's noise.")] = 1.0,
+    speaker: Annotated[str | None, typer.Option(help="Name of a speaker, where the voice has several.")] = None,
+    backend: Annotated[Sampler, typer.Option(help="parallel: a student; the others: a teacher.")] = Sampler.parallel,
+    plot: Annotated[bool, typer.Option("--plot", help="Write spectrogram pictures too.")] = False,
+) -> None:
+    """Speak: a waveform for every sound file or mel."""
+    from recipes.synthesize import Options, report
+    from recipes.synthesize import synthesize as run
+    from wavenet.sampling.generate import Backend
+
+    sequential = None if backend is Sampler.parallel else Backend(backend.value)
+    summary = run(Options(inputs, checkpoint, out, device, dtype.value, seed, temperature, speaker, sequential, plot))
+    typer.echo(report(summary))
+    if summary.refused:
+        raise ValueError(f"{len(summary.refused)} of the inputs refused:\n  " + "\n  ".join(summary.refused))
+
+
+@app.command(epilog="Example: wavenet evaluate --checkpoint runs/teacher --checkpoint runs/student --data runs/data")
+def evaluate(
+    checkpoint: Annotated[list[Path], typer.Option(help="Teacher or student; may be repeated.")],
+    data: Annotated[Path, typer.Option(help="Prepared corpus.")],
+    out: Annotated[Path, typer.Option(help="Folder for evaluation.json.")] = Path("runs/evaluation"),
+    split: Annotated[Split, typer.Option(help="Which clips.")] = Split.test,
+    limit: Annotated[int | None, typer.Option(min=1, help="Clips at most.")] = None,
+    sample: Annotated[bool, typer.Option("--sample", help="Let teachers speak too, one sample at a time.")] = False,
+    device: Device = "auto",
+    seed: Seed = 0,
+) -> None:
+    """Log-mel distance of the audio, bits per 16-bit sample of teachers, beside Griffin-Lim and shaped noise."""
+    from recipes.evaluate import evaluate as run
+    from recipes.evaluate import report
+
+    typer.echo(report(run(checkpoint, data, out, split.value, limit, sample, device, seed)))
+
+
+@app.command(epilog="Example: wavenet benchmark --teacher runs/teacher --student runs/student --out runs/benchmark")
+def benchmark(
+    teacher: Annotated[Path, typer.Option(help="Checkpoint of the teacher.")],
+    student: Annotated[Path, typer.Option(help="Checkpoint of the student.")],
+    out: Annotated[Path, typer.Option(help="Folder for benchmark.json and benchmark.png.")] = Path("runs/benchmark"),
+    seconds: Annotated[float, typer.Option(help="Audio a repetition, for the fast samplers.")] = 2.0,
+    repeats: Annotated[int, typer.Option(min=1, help="The median of so many counts.")] = 3,
+    device: Device = "auto",
+    dtype: Annotated[Dtype, typer.Option(help="Of the student's matrix products.")] = Dtype.float32,
+) -> None:
+    """Samples per second of the teacher (naive, cached, numba) and of the student, in one run."""
+    from recipes.benchmark import benchmark as run
+    from recipes.benchmark import report
+
+    typer.echo(report(run(teacher, student, out, seconds, repeats, device, dtype.value)))
+
+
+def _exit_unless(finished: bool) -> None:
+    if not finished:
+        raise typer.Exit(1)
+
+
+def main() -> None:
+    """Exit codes: 0; 1 failure; 2 bad usage or bad input. WAVENET_DEBUG=1 shows where an error comes from."""
+    try:
+        sys.exit(app(standalone_mode=False))
+    except ClickException as error:  # bad usage
+        error.show()
+        sys.exit(2)
+    except (ValueError, OSError, RuntimeError) as error:
+        if os.environ.get("WAVENET_DEBUG"):
+            raise
+        sys.stderr.write(f"wavenet: {error}\n")
+        sys.exit(_exit_code(error))
+
+
+def _exit_code(error: Exception) -> int:
+    """What a user can put right in the input is 2; a machine that fails (disk full, out of memory) is 1."""
+    return 2 if isinstance(error, ValueError) and not isinstance(error.__cause__, OSError) else 1
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""From YAML and command line overrides to checked dataclasses: Hydra ends here."""
+
+from typing import TypeVar, cast
+
+from hydra import compose, initialize_config_module
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+Schema = TypeVar("Schema")
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be composed, or that fails its own checks."""
+
+
+def configure(name: str, overrides: list[str], schema: type[Schema]) -> Schema:
+    """`configs/NAME.yaml` with overrides such as `teacher=small trainer.steps=1000`, as an object of `schema`.
+
+    Raises:
+        ConfigError: an unknown key, preset or value, a mandatory value that is missing, or a failed check.
+    """
+    try:
+        return cast(Schema, OmegaConf.to_object(_typed(name, overrides, schema)))
+    except MissingMandatoryValue as error:
+        raise ConfigError(
+            f"{error.full_key} has no value: pass {error.full_key}=..., see `wavenet {name} --help`"
+        ) from None
+    except (OmegaConfBaseException, ValueError) as error:
+        raise ConfigError(f"{name}: {_first_line(error)}") from None
+
+
+def show(name: str, overrides: list[str], schema: type) -> str:
+    """The composed and checked configuration as YAML."""
+    return OmegaConf.to_yaml(_typed(name, overrides, schema), resolve=True)
+
+
+def _typed(name: str, overrides: list[str], schema: type) -> object:
+    try:
+        with initialize_config_module("configs", version_base="1.3"):
+            composed = compose(name, overrides)
+        return OmegaConf.merge(OmegaConf.structured(schema), composed)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(f"{name}: {_first_line(error)}") from None
+
+
+def _first_line(error: Exception) -> str:
+    return " ".join(line.strip() for line in str(error).splitlines()[:1])

@@ -1,0 +1,140 @@
+"""`wavenet synthesize`: one wav per input, by a student in one pass, or by its teacher sample by sample."""
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from data.audio import AudioError, read_audio, resample, write_wav
+from data.mel import MelConfig, MelError, load_mel, log_mel
+from recipes.inputs import InputError, Source, find_sources
+from recipes.pictures import draw_mels
+from serve import Vocoder
+from wavenet.conditioning import speaker_index
+from wavenet.metrics import real_time_factor
+from wavenet.pretrained import load_teacher, mel_config
+from wavenet.sampling.generate import Backend, generate
+
+Mel = NDArray[np.float32]
+Speak = Callable[[Mel], NDArray[np.float32]]  # log-mel (M, L) -> waveform (L hop,)
+
+
+@dataclass
+class Options:
+    """The flags of `wavenet synthesize`."""
+
+    inputs: list[Path]
+    checkpoint: Path
+    out: Path
+    device: str = "auto"
+    dtype: str = "float32"
+    seed: int = 0
+    temperature: float = 1.0
+    speaker: str | None = None
+    sequential: Backend | None = None  # sample a teacher, by this backend
+    plot: bool = False
+
+
+@dataclass
+class Summary:
+    """What was done: files written, samples and seconds of computing, and what was refused and why."""
+
+    written: list[Path]
+    refused: list[str]
+    samples: int
+    seconds: float
+
+
+def synthesize(options: Options) -> Summary:
+    """Speak every input. A bad file is refused by name; the others are still written.
+
+    Raises:
+        CheckpointError, InputError, ValueError: nothing can be spoken at all.
+    """
+    mel, speak = sampler(options)
+    sources = find_sources(options.inputs)
+    _make_folder(options.out)
+    summary = Summary([], [], 0, 0.0)
+    for source in tqdm(sources, desc="synthesize", unit="file"):
+        try:
+            given = read_mel(source, mel)
+        except (AudioError, MelError) as error:
+            summary.refused.append(str(error))
+            tqdm.write(f"refused: {error}", file=sys.stderr)
+            continue
+        started = time.perf_counter()
+        wav = speak(given)
+        summary.seconds += time.perf_counter() - started
+        summary.samples += len(wav)
+        path = options.out / f"{source.path.stem}.wav"
+        write_wav(path, wav, mel.sample_rate)
+        summary.written.append(path)
+        if options.plot:
+            spoken = log_mel(torch.from_numpy(wav), mel).numpy()
+            draw_mels(path.with_suffix(".png"), {f"{source.path.name}: given": given, "spoken": spoken}, mel)
+    return summary
+
+
+def sampler(options: Options) -> tuple[MelConfig, Speak]:
+    """The mel that the checkpoint reads, and the function that speaks one."""
+    if options.sequential is not None:
+        return _teacher(options, options.sequential)
+    vocoder = Vocoder.from_pretrained(options.checkpoint, device=options.device, dtype=options.dtype)
+
+    def speak(mel: Mel) -> NDArray[np.float32]:
+        return vocoder(mel, seed=options.seed, temperature=options.temperature, speaker=options.speaker)
+
+    return vocoder.mel, speak
+
+
+def _teacher(options: Options, backend: Backend) -> tuple[MelConfig, Speak]:
+    model, description = load_teacher(options.checkpoint)
+    speaker = speaker_index(options.speaker, description.speakers)
+
+    def speak(mel: Mel) -> NDArray[np.float32]:
+        x = generate(
+            model, torch.from_numpy(mel)[None], speaker, seed=options.seed, backend=backend, progress=True
+        )  # (1, T)
+        return (x[0] / description.gain).float().numpy()
+
+    return mel_config(description, options.checkpoint), speak
+
+
+def read_mel(source: Source, config: MelConfig) -> Mel:
+    """The mel (M, L) of a file: as stored, or taken from a sound, which is resampled where it must be.
+
+    Raises:
+        AudioError, MelError: an unreadable file, or one with another mel.
+    """
+    if source.is_mel:
+        return load_mel(source.path, config)
+    wav, rate = read_audio(source.path)
+    if rate != config.sample_rate:
+        tqdm.write(f"{source.path}: resampled from {rate} to {config.sample_rate} Hz", file=sys.stderr)
+    try:
+        return log_mel(torch.from_numpy(resample(wav, rate, config.sample_rate)), config).numpy()
+    except MelError as error:
+        raise MelError(f"{source.path}: {error}") from None
+
+
+def _make_folder(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        probe = out / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InputError(f"--out {out} cannot be written ({error.strerror}): name another folder") from None
+
+
+def report(summary: Summary, sample_rate: int) -> str:
+    """One line: files, seconds of audio, real-time factor."""
+    audio = summary.samples / sample_rate
+    speed = f", {real_time_factor(summary.samples, summary.seconds, sample_rate):.2f} x real time" if audio else ""
+    return f"{len(summary.written)} files, {audio:.1f} s of audio{speed}"

@@ -1,0 +1,101 @@
+"""`wavenet train`: a teacher, from a prepared corpus."""
+
+from dataclasses import asdict, dataclass, field
+
+import torch
+
+from data.dataset import PreparedCorpus
+from data.mel import MelConfig
+from recipes.batches import CropsConfig, Crops, whole_clips
+from recipes.configuration import ConfigError
+from wavenet.checkpoint import Description
+from wavenet.distributions import OutputConfig
+from wavenet.model import WaveNet, WaveNetConfig
+from wavenet.network import StackConfig
+from wavenet.objective import TeacherObjective
+from wavenet.training.distributed import distributed
+from wavenet.training.optim import OptimConfig
+from wavenet.training.trainer import Trainer, TrainerConfig
+
+
+@dataclass
+class NetworkConfig:
+    """A preset of `configs/teacher`."""
+
+    stack: StackConfig = field(default_factory=StackConfig)
+    context: int = 128
+
+
+@dataclass
+class ConditionConfig:
+    """What the teacher is told: the mel, and the speaker (None: where the corpus has several)."""
+
+    mel: bool = True
+    speaker: bool | None = None
+
+
+@dataclass
+class TrainConfig:
+    """`configs/train.yaml`."""
+
+    data: str
+    run: str
+    teacher: NetworkConfig
+    output: OutputConfig
+    mel: MelConfig
+    condition: ConditionConfig
+    crops: CropsConfig
+    clips: int
+    optim: OptimConfig
+    trainer: TrainerConfig
+
+
+def train(config: TrainConfig) -> bool:
+    """Train, or go on training, in `config.run`; False when a signal ended the run before its last step.
+
+    Raises:
+        ConfigError: the corpus was prepared with another mel.
+    """
+    corpus = PreparedCorpus(config.data)
+    if corpus.mel != config.mel:
+        raise ConfigError(
+            f"{config.data} was prepared with {corpus.mel}, but the teacher is to read {config.mel}: "
+            "choose that mel (mel=22k, mel=24k or mel=16k), or prepare the corpus again"
+        )
+    model_config = teacher_config(config, len(corpus.speakers))
+    description = Description(
+        kind="teacher",
+        model=asdict(model_config),
+        mel=asdict(config.mel),
+        gain=corpus.gain,
+        speakers=list(corpus.speakers) if model_config.n_speakers else [],
+        training={"data": config.data, "crops": asdict(config.crops)},
+    )
+    crops = Crops(corpus, config.crops, model_config.stack.receptive_field, config.trainer)
+    with distributed(config.trainer.device) as processes:
+        torch.manual_seed(config.trainer.seed)
+        clips = whole_clips(corpus, config.clips)
+        objective = TeacherObjective(WaveNet(model_config), corpus.gain, config.mel.sample_rate, clips)
+        trainer = Trainer(
+            config.trainer,
+            config.optim,
+            objective,
+            crops.training(processes),
+            crops.validation(),
+            description,
+            processes,
+        )
+        return trainer.run()
+
+
+def teacher_config(config: TrainConfig, n_speakers: int) -> WaveNetConfig:
+    """The preset, fitted to its output, its mel and the corpus' speakers."""
+    speak_as = n_speakers > 1 if config.condition.speaker is None else config.condition.speaker
+    return WaveNetConfig(
+        stack=config.teacher.stack,
+        context=config.teacher.context,
+        output=config.output,
+        n_mels=config.mel.n_mels if config.condition.mel else 0,
+        hop_length=config.mel.hop_length,
+        n_speakers=n_speakers if speak_as else 0,
+    )

@@ -1,0 +1,134 @@
+"""From a mel-spectrogram, or a sound, to a waveform in one parallel pass of the student."""
+
+from pathlib import Path
+from typing import Any, Self, overload
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from data.audio import resample
+from data.mel import LogMel, MelConfig, MelError, check_mel
+from distill.student import Student, load_student
+from wavenet.conditioning import speaker_index
+from wavenet.pretrained import mel_config
+
+Array = NDArray[np.floating[Any]]
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class Vocoder:
+    """A student, the mel that it understands and the level that it speaks at.
+
+        from serve import Vocoder
+        vocoder = Vocoder.from_pretrained("runs/demo/student")
+        wav = vocoder(mel)
+
+    Attributes:
+        mel: the MelConfig of every mel that goes in.
+        sample_rate: Hz, of every waveform that comes out.
+        speakers: names to choose from; empty for one voice.
+    """
+
+    def __init__(
+        self, student: Student, mel: MelConfig, gain: float, speakers: list[str], device: str, dtype: str
+    ) -> None:
+        if dtype not in DTYPES:
+            raise ValueError(f"dtype is {dtype!r}: choose one of {', '.join(DTYPES)}")
+        self.mel = mel
+        self.sample_rate = mel.sample_rate
+        self.speakers = speakers
+        self.device = torch.device(device)
+        self._dtype = DTYPES[dtype]
+        self._gain = gain
+        self._student = student.to(self.device)
+        self._log_mel = LogMel(mel).to(self.device)
+
+    @classmethod
+    def from_pretrained(cls, checkpoint: str | Path, *, device: str = "auto", dtype: str = "float32") -> Self:
+        """A vocoder from the directory that `wavenet distill` wrote.
+
+        Args:
+            checkpoint: the directory.
+            device: "auto" takes a GPU where there is one.
+            dtype: "float32", or "bfloat16" for the matrix products.
+
+        Raises:
+            CheckpointError: missing, damaged, or no student.
+        """
+        student, description = load_student(checkpoint)
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        return cls(student, mel_config(description, checkpoint), description.gain, description.speakers, device, dtype)
+
+    @overload
+    def __call__(
+        self, mel: Tensor, *, seed: int = 0, temperature: float = 1.0, speaker: str | None = None
+    ) -> Tensor: ...
+
+    @overload
+    def __call__(
+        self,
+        mel: Array | tuple[Array, int],
+        *,
+        seed: int = 0,
+        temperature: float = 1.0,
+        speaker: str | None = None,
+    ) -> NDArray[np.float32]: ...
+
+    def __call__(
+        self,
+        mel: Tensor | Array | tuple[Array, int],
+        *,
+        seed: int = 0,
+        temperature: float = 1.0,
+        speaker: str | None = None,
+    ) -> Tensor | NDArray[np.float32]:
+        """The waveform of a mel; the same seed gives the same waveform.
+
+        Args:
+            mel: (M, L) or (B, M, L) natural-log mel, NumPy or torch; or (wav, rate), a mono waveform (T,) whose mel is taken.
+            seed: of the noise; utterance b of a batch takes seed + b.
+            temperature: multiplies the noise.
+            speaker: a name of `speakers`.
+
+        Returns:
+            (L hop,) or (B, L hop) float32 at the level of the mel's sound; a tensor on this vocoder's device for a
+            tensor, else a NumPy array.
+
+        Raises:
+            MelError: a mel of the wrong shape, with NaN, zero frames, or of another MelConfig.
+            ValueError: an unknown speaker, a negative seed or temperature.
+        """
+        if isinstance(mel, tuple):
+            frames = self.mel_of(*mel)
+        else:
+            check_mel(mel, self.mel)
+            frames = torch.as_tensor(np.asarray(mel) if not isinstance(mel, Tensor) else mel)
+        batch = frames.to(self.device, torch.float32)
+        batch = batch if batch.ndim == 3 else batch[None]  # (B, M, L)
+        wav = self._speak(batch, seed, temperature, speaker)  # (B, L hop)
+        wav = wav if frames.ndim == 3 else wav[0]
+        return wav if isinstance(mel, Tensor) else wav.cpu().numpy()
+
+    def mel_of(self, wav: Array, rate: int) -> Tensor:
+        """The mel (M, L) of a mono waveform (T,) at any sampling rate.
+
+        Raises:
+            MelError: not one-dimensional, NaN or infinity, shorter than a frame.
+        """
+        wav = np.asarray(wav, np.float32)
+        if wav.ndim != 1:
+            raise MelError(f"a waveform has the shape (T,), not {wav.shape}: give one channel")
+        if not np.isfinite(wav).all():
+            raise MelError("the waveform holds NaN or infinity: give finite samples in [-1, 1]")
+        return self._log_mel(torch.from_numpy(resample(wav, rate, self.sample_rate)).to(self.device))
+
+    def _speak(self, mel: Tensor, seed: int, temperature: float, speaker: str | None) -> Tensor:
+        index = speaker_index(speaker, self.speakers)
+        if index is not None:
+            index = index.expand(len(mel)).to(self.device)
+        with torch.autocast(self.device.type, self._dtype, enabled=self._dtype != torch.float32):
+            x = self._student.generate(mel, index, seed=seed, temperature=temperature)
+        return x.float() / self._gain

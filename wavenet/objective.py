@@ -1,0 +1,68 @@
+"""Maximum likelihood: what teaches the teacher (WaveNet, eq. 1)."""
+
+from dataclasses import dataclass
+
+import torch
+
+from data.dataset import Batch
+from wavenet.model import WaveNet
+from wavenet.sampling.generate import Backend, generate
+from wavenet.training.objective import Audition, LossReport, Objective
+
+
+@dataclass
+class Clip:
+    """A whole utterance that is sampled while training goes on, to be heard and seen in TensorBoard."""
+
+    name: str
+    batch: Batch  # of one utterance, left = margin = 0
+
+
+class TeacherObjective(Objective):
+    """-ln p(x_t | x_<t, condition), averaged over the samples after the left context.
+
+    Args:
+        model: the teacher.
+        gain: network level over file level.
+        sample_rate: Hz.
+        clips: utterances to sample for TensorBoard.
+    """
+
+    model: WaveNet
+
+    def __init__(self, model: WaveNet, gain: float, sample_rate: int, clips: list[Clip]) -> None:
+        super().__init__()
+        self.model = model
+        self.gain = gain
+        self.sample_rate = sample_rate
+        self.clips = clips
+
+    def forward(self, batch: Batch, step: int) -> LossReport:
+        """The density is that of the value the model would emit, so that training sees what sampling feeds back."""
+        x = self.model.distribution.quantise(batch.wav)
+        mel = batch.mel if self.model.config.n_mels else None
+        params = self.model(x, mel, batch.speaker, batch.margin)[:, batch.left :]
+        target = x[:, batch.left :]
+        with torch.autocast(x.device.type, enabled=False):
+            nll = -self.model.distribution.log_density(params, target).mean()
+            bits = self.model.distribution.bits(params.detach(), target, self.gain).mean()
+        return LossReport(nll, {"nll": nll.detach(), "bits": bits})
+
+    def validate(self, batch: Batch) -> dict[str, float]:
+        """`bits` per 16-bit sample of the sound file."""
+        return {name: float(value) for name, value in self.forward(batch, 0).terms.items()}
+
+    def samples(self, batch: Batch) -> int:
+        return batch.wav[:, batch.left :].numel()
+
+    def audition(self) -> list[Audition]:
+        """The clips as the teacher says them, one sample at a time."""
+        heard = []
+        device = next(self.model.parameters()).device
+        for clip in self.clips:
+            batch = clip.batch.to(device)
+            wav = generate(
+                self.model, batch.mel, batch.speaker, seed=0, length=batch.wav.shape[1], backend=Backend.numba
+            )
+            heard.append(Audition(clip.name, (wav[0] / self.gain).float().cpu().numpy(), self.sample_rate))
+        return heard
