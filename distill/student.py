@@ -1,0 +1,212 @@
+"""The student: noise and a mel become a waveform in one pass (Parallel WaveNet, arXiv 1711.10433, section 3)."""
+
+import math
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from distill.flows import FlowChain, InverseAutoregressiveFlow
+from wavenet.checkpoint import Description
+from wavenet.conditioning import Conditioner, check_condition
+from wavenet.network import AutoregressiveNetwork, StackConfig
+from wavenet.noise import logistic_noise, normal_noise
+from wavenet.pretrained import load_model
+
+
+class Base(StrEnum):
+    """The distribution of the noise, hence of every sample given the noise before it."""
+
+    logistic = "logistic"
+    normal = "normal"
+
+    def noise(self, seed: int, start: int, length: int) -> Tensor:
+        """The noise of samples `start .. start + length` of utterance `seed`: (length,), float64, on the CPU."""
+        draw = logistic_noise if self is Base.logistic else normal_noise
+        return draw(seed, start, length)[:, 0]
+
+    def draw(self, like: Tensor) -> Tensor:
+        """Fresh noise of the shape, device and dtype of `like`, from torch's generator."""
+        if self is Base.normal:
+            return torch.randn_like(like)
+        return torch.logit(torch.rand_like(like), eps=torch.finfo(like.dtype).eps / 2)
+
+    def log_density(self, z: Tensor) -> Tensor:
+        """(...) -> (...), nats."""
+        if self is Base.normal:
+            return -0.5 * z**2 - 0.5 * math.log(2 * math.pi)
+        return F.logsigmoid(z) + F.logsigmoid(-z)
+
+
+@dataclass
+class StudentSize:
+    """How large a student is: what a preset fixes. The rest of `StudentConfig` follows the teacher.
+
+    Args:
+        flows: layers of every flow, from the noise to the waveform.
+        cycle: layers after which the dilation starts again at 1.
+        kernel: taps of a convolution.
+        residual: channels between layers.
+        gate: channels before the gate, both halves together.
+    """
+
+    flows: list[int] = field(default_factory=lambda: [10, 10, 10, 10])
+    cycle: int = 10
+    kernel: int = 3
+    residual: int = 64
+    gate: int = 128
+
+    def __post_init__(self) -> None:
+        if not self.flows:
+            raise ValueError("flows is empty, but a student needs at least one flow: give layers per flow, as [10, 10]")
+        self.stacks()
+
+    @property
+    def receptive_field(self) -> int:
+        """Samples of noise before t that x[t] depends on: the flows' reaches add."""
+        return sum(stack.receptive_field for stack in self.stacks())
+
+    def stacks(self) -> list[StackConfig]:
+        """The network of every flow, without skip connections (Parallel WaveNet, section 3)."""
+        sizes = {"cycle": self.cycle, "kernel": self.kernel, "residual": self.residual, "gate": self.gate, "skip": 0}
+        return [StackConfig(layers=layers, **sizes) for layers in self.flows]
+
+
+@dataclass
+class StudentConfig(StudentSize):
+    """A student.
+
+    Args:
+        context: channels of the condition.
+        base: distribution of the noise: logistic, or normal for a Gaussian teacher.
+        initial_scale: scale of the waveform's distribution before training; the corpus' own is a good one.
+        n_mels: bands of the mel; 0 for none.
+        hop_length: samples per mel frame.
+        n_speakers: 0 for a model without speaker embedding.
+    """
+
+    context: int = 128
+    base: Base = Base.logistic
+    initial_scale: float = 0.05
+    n_mels: int = 80
+    hop_length: int = 256
+    n_speakers: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.base = Base(self.base)
+        if not 0 < self.initial_scale < math.inf:
+            raise ValueError(f"initial_scale is {self.initial_scale}, but must be positive and finite, as 0.05")
+        for name, least in (("context", 1), ("n_mels", 0), ("hop_length", 1), ("n_speakers", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}, but must be at least {least}")
+
+
+@dataclass
+class StudentSample:
+    """x = z * exp(log_scale) + loc, where loc and log_scale at t come from z[<t]."""
+
+    x: Tensor  # (B, T)
+    loc: Tensor  # (B, T)
+    log_scale: Tensor  # (B, T)
+
+
+class Student(nn.Module):
+    """Inverse autoregressive flows under one condition that all of them share."""
+
+    def __init__(self, config: StudentConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.conditioner = Conditioner(config.n_mels, config.n_speakers, config.context)
+        context = config.context if config.n_mels or config.n_speakers else 0
+        networks = [AutoregressiveNetwork(stack, context, 2, config.hop_length) for stack in config.stacks()]
+        self.chain = FlowChain([InverseAutoregressiveFlow(network) for network in networks])
+        flow_scale = config.initial_scale ** (1 / len(networks))  # the scales of the flows multiply
+        with torch.no_grad():
+            for network in networks:
+                network.last.bias[1] = flow_scale + math.log(-math.expm1(-flow_scale))  # inverse of softplus
+
+    @property
+    def receptive_field(self) -> int:
+        """Samples of noise before t that x[t] depends on, through all flows."""
+        return self.config.receptive_field
+
+    def forward(
+        self, z: Tensor, mel: Tensor | None = None, speaker: Tensor | None = None, margin: int = 0
+    ) -> StudentSample:
+        """One pass.
+
+        Args:
+            z: (B, T), noise of the base distribution.
+            mel: (B, M, L) with (L - 2 margin) hop = T.
+            speaker: (B,), indices.
+            margin: mel frames on each side beyond the waveform. With `conditioning.MARGIN` of them a crop's condition
+                equals that of the whole clip.
+        """
+        return StudentSample(*self.chain(z, self._condition(z, mel, speaker, margin), margin * self.config.hop_length))
+
+    def noise(self, seed: int, start: int, length: int) -> Tensor:
+        """The noise of samples `start .. start + length`: a pure function of (seed, sample); (length,), float64."""
+        return self.config.base.noise(seed, start, length)
+
+    @torch.no_grad()
+    def generate(
+        self,
+        mel: Tensor | None,
+        speaker: Tensor | None = None,
+        seed: int = 0,
+        temperature: float = 1.0,
+        noise: Tensor | None = None,
+    ) -> Tensor:
+        """Speech: (B, M, L) -> x (B, L hop), at the network's level, neither clipped nor rounded.
+
+        Args:
+            seed: utterance b takes the noise of seed + b.
+            temperature: factor on the noise.
+            noise: (B, T), instead of the seed's; needed where there is no mel to say how long the waveform is.
+
+        Raises:
+            ValueError: a negative or non-finite temperature; neither a mel nor noise; lengths that differ.
+        """
+        if not 0 <= temperature < math.inf:
+            raise ValueError(f"temperature is {temperature}, but must be finite and not negative: 1 is the model's own")
+        if noise is None:
+            if mel is None:
+                raise ValueError("without a mel the length of the waveform is unknown: pass noise of that length")
+            length = mel.shape[-1] * self.config.hop_length
+            noise = torch.stack([self.noise(seed + row, 0, length) for row in range(mel.shape[0])])  # (B, T)
+        z = (temperature * noise).to(next(self.parameters()))
+        return self(z, mel, speaker).x
+
+    def inverse(self, x: Tensor, mel: Tensor | None = None, speaker: Tensor | None = None, margin: int = 0) -> Tensor:
+        """The noise of a waveform: x (B, T) -> z (B, T), sequentially, flow by flow from the last; no gradient."""
+        return self._inverse(x, mel, speaker, margin)[0]
+
+    def log_prob(self, x: Tensor, mel: Tensor | None = None, speaker: Tensor | None = None, margin: int = 0) -> Tensor:
+        """Log density of every sample of any waveform given those before: x (B, T) -> (B, T), nats.
+
+        Change of variables: ln p(x) = sum_t ln p_base(z[t]) + ln dz[t]/dx[t]. Sequential, as `inverse`; no gradient.
+        """
+        z, log_det = self._inverse(x, mel, speaker, margin)
+        return self.config.base.log_density(z) + log_det
+
+    def _inverse(self, x: Tensor, mel: Tensor | None, speaker: Tensor | None, margin: int) -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            cond = self._condition(x, mel, speaker, margin)
+            return self.chain.inverse_and_log_det(x, cond, margin * self.config.hop_length)
+
+    def _condition(self, wav: Tensor, mel: Tensor | None, speaker: Tensor | None, margin: int) -> Tensor | None:
+        check_condition(mel, wav.shape[1], self.config.hop_length, margin)
+        return self.conditioner(mel, speaker)
+
+
+def load_student(directory: Path | str) -> tuple[Student, Description]:
+    """A student's checkpoint as a model in eval mode on the CPU.
+
+    Raises:
+        CheckpointError: missing, damaged, of another kind or format, or inconsistent.
+    """
+    return load_model(directory, "student", StudentConfig, Student)
