@@ -9,6 +9,8 @@ from pathlib import Path
 
 from data.atomic import write_atomic
 
+FORMAT = 1  # of a prepared corpus; a reader refuses any other
+
 
 class DataError(ValueError):
     """A prepared corpus that is missing, damaged, or of another format."""

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 POWER_FLOOR = 1e-20  # keeps sqrt differentiable at digital silence; 1e-10 in magnitude is far below any mel floor
+GAIN_LIMIT = 4.0  # a mel stored with floor / GAIN_LIMIT gives that of g times the waveform, g <= GAIN_LIMIT, exactly
 BELOW, ABOVE = 1.0, 2.0  # nats by which an acoustic model's mel may overshoot what a recording can reach
 
 
@@ -142,6 +143,16 @@ def log_mel(wav: Tensor, config: MelConfig) -> Tensor:
         MelError: T < hop_length, so that not one frame exists.
     """
     return LogMel(config)(wav)
+
+
+def gained_mel(stored: npt.NDArray[np.float32], gain: float, config: MelConfig) -> npt.NDArray[np.float32]:
+    """log_mel(gain * wav, config) out of `stored` = log_mel(wav) with floor / GAIN_LIMIT, for 0 < gain <= GAIN_LIMIT.
+
+    The magnitudes are homogeneous: max(ln(g m), ln floor) = max(ln m + ln g, ln floor), and where m is below the stored
+    floor, g m is below the config's.
+    """
+    assert 0 < gain <= GAIN_LIMIT
+    return np.maximum(stored + np.float32(math.log(gain)), np.float32(math.log(config.floor)))
 
 
 def check_mel(mel: Tensor | npt.NDArray[np.floating], config: MelConfig) -> None:

@@ -1,0 +1,269 @@
+"""Prepared corpora, and hop-aligned crops of them with the context that the networks need on both sides."""
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from data.audio import PCM_SCALE, from_pcm
+from data.manifest import FORMAT, DataError, Entry, Split, read_manifest
+from data.mel import GAIN_LIMIT, MelConfig, gained_mel
+
+SILENCE_PEAK = 0.005  # of the network's waveform: 40 dB under the loudest sample of the corpus
+TRIES = 16  # draws for a crop that is not silent, before a silent one is taken
+
+
+@dataclass
+class Batch:
+    """Aligned windows of a network's waveform and its mel."""
+
+    wav: Tensor  # (B, T) T = (left_frames + frames) * hop; zeros before the start of the utterance
+    mel: Tensor  # (B, M, left_frames + frames + 2 * margin); edge frames repeated outside the utterance
+    speaker: Tensor  # (B,) int64
+    left: int  # samples of left context, left_frames * hop: the network reads them, the loss does not
+    margin: int  # mel frames beyond the waveform on each side
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """The same batch with its tensors on `device`."""
+        return Batch(self.wav.to(device), self.mel.to(device), self.speaker.to(device), self.left, self.margin)
+
+
+@dataclass
+class Crop:
+    """One row of a batch."""
+
+    wav: npt.NDArray[np.float32]  # (T,)
+    mel: npt.NDArray[np.float32]  # (M, L)
+    speaker: int
+    left: int
+    margin: int
+
+
+@dataclass
+class CropConfig:
+    """What a training step sees of an utterance; the context around it is the networks' to say."""
+
+    frames: int = 32  # in the loss
+    random_gain_db: float = 6.0  # each crop is made up to so much louder or quieter
+
+    def __post_init__(self) -> None:
+        if self.frames < 1:
+            raise ValueError(f"frames must be at least 1, not {self.frames}")
+        limit = 20 * math.log10(GAIN_LIMIT)
+        if not 0 <= self.random_gain_db <= limit:
+            raise ValueError(
+                f"random_gain_db must be from 0 to {limit:.2f} (the stored mel's floor allows no more), "
+                f"not {self.random_gain_db}"
+            )
+
+
+class PreparedCorpus:
+    """A folder that `data.prepare` wrote, opened for reading; features are read by memory map, on demand.
+
+    Attributes:
+        mel: the config of the features.
+        gain: the network's waveform is the file's times this.
+        scale, silence_log_scale: see `data.levels.CorpusLevels`.
+        speakers: names; an Entry's speaker is an index into them.
+
+    Raises:
+        DataError: not a prepared corpus, another format, or files that are missing or damaged.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        corpus = _read_corpus(self.folder / "corpus.json")
+        try:
+            self.mel = MelConfig(**corpus["mel"])
+            self.gain, self.scale = float(corpus["gain"]), float(corpus["scale"])
+            self.silence_log_scale = float(corpus["silence_log_scale"])
+            self.speakers = [str(name) for name in corpus["speakers"]]
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(
+                f"{self.folder / 'corpus.json'}: damaged ({error!r}); run `wavenet prepare` again"
+            ) from error
+        self._entries = read_manifest(self.folder / "manifest.jsonl")
+        for kind in ("wav", "mel"):
+            present = {path.stem for path in (self.folder / kind).glob("*.npy")}
+            missing = [entry.id for entry in self._entries if entry.id not in present]
+            if missing:
+                raise DataError(
+                    f"{self.folder / kind}: {missing[0]}.npy is missing ({len(missing)} files in all); "
+                    "run `wavenet prepare` again"
+                )
+
+    def entries(self, split: str) -> list[Entry]:
+        """The utterances of `train`, `valid` or `test`, in the order of their ids."""
+        return [entry for entry in self._entries if entry.split is Split(split)]
+
+    def wav(self, entry: Entry) -> npt.NDArray[np.float32]:
+        """The network's waveform (T,): the file's times the corpus's gain."""
+        return from_pcm(self.pcm(entry)) * np.float32(self.gain)
+
+    def mel_of(self, entry: Entry) -> npt.NDArray[np.float32]:
+        """log_mel (M, L) of the file as it is, without the gain."""
+        return gained_mel(self.stored_mel(entry), 1.0, self.mel)
+
+    def whole(self, entry: Entry) -> Batch:
+        """A complete utterance, without context, as a batch of one."""
+        return collate([Crop(self.wav(entry), self.mel_of(entry), entry.speaker, left=0, margin=0)])
+
+    def pcm(self, entry: Entry) -> npt.NDArray[np.int16]:
+        """The stored samples (T,), memory-mapped: only what is sliced is read."""
+        return self._load("wav", entry, np.int16, (entry.samples,))
+
+    def stored_mel(self, entry: Entry) -> npt.NDArray[np.float32]:
+        """The stored log-mel (M, L), memory-mapped; its floor is the config's / GAIN_LIMIT."""
+        return self._load("mel", entry, np.float32, (self.mel.n_mels, entry.frames))
+
+    def _load(self, kind: str, entry: Entry, dtype: type, shape: tuple[int, ...]) -> npt.NDArray[Any]:
+        path = self.folder / kind / f"{entry.id}.npy"
+        try:
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise DataError(f"{path}: cannot be read ({error}); run `wavenet prepare` again") from error
+        if array.dtype != dtype or array.shape != shape:
+            raise DataError(
+                f"{path}: holds {array.dtype} {array.shape}, the manifest says {np.dtype(dtype)} {shape}; "
+                "remove the file and run `wavenet prepare` again"
+            )
+        return array
+
+
+class CropDataset(Dataset[Crop]):
+    """Random crops without end: crop n is a pure function of (seed, n), so that a run can stop and go on anywhere.
+
+    An utterance is drawn in proportion to its length, then a start frame, such that all `frames` frames lie within the
+    utterance; shorter utterances are left out. The left context may reach before its start, where the waveform is 0 and
+    the mel repeats its first frame. From `train`, silent crops are drawn again.
+
+    Args:
+        frames: frames of the target, those in the loss.
+        left_frames: frames of left context before them.
+        margin: further mel frames on both sides, for the context network.
+        random_gain_db: each crop's level changes by a gain drawn from +- so many dB, uniformly.
+    """
+
+    def __init__(
+        self,
+        corpus: PreparedCorpus,
+        split: str,
+        frames: int,
+        left_frames: int,
+        margin: int,
+        random_gain_db: float,
+        seed: int,
+    ) -> None:
+        CropConfig(frames, random_gain_db)  # checks both
+        entries = corpus.entries(split)
+        self.entries = [entry for entry in entries if entry.frames >= frames]
+        if not self.entries:
+            longest = max((entry.frames for entry in entries), default=0)
+            raise ValueError(
+                f"{corpus.folder}: no {split} utterance has {frames} frames (the longest has {longest}); "
+                "lower the frames of a crop, or prepare longer recordings"
+            )
+        self.corpus, self.split = corpus, Split(split)
+        self.frames, self.left_frames, self.margin = frames, left_frames, margin
+        self.random_gain_db, self.seed = random_gain_db, seed
+        self._ends = np.cumsum([entry.frames for entry in self.entries])
+
+    def __getitem__(self, n: int) -> Crop:
+        key = np.array([self.seed, n], dtype=np.uint64)
+        rng = np.random.Generator(np.random.Philox(key=key))
+        entry, start = self._draw(rng)
+        gain = 10 ** (rng.uniform(-self.random_gain_db, self.random_gain_db) / 20)
+        return self.crop(entry, start, gain)
+
+    def crop(self, entry: Entry, start: int, gain: float = 1.0) -> Crop:
+        """The crop whose target begins at frame `start`, its level changed by `gain`."""
+        hop, left = self.corpus.mel.hop_length, self.left_frames * self.corpus.mel.hop_length
+        begin, end = start * hop - left, (start + self.frames) * hop
+        inside = self.corpus.pcm(entry)[max(0, begin) : end]
+        wav = from_pcm(np.pad(inside, (max(0, -begin), 0))) * np.float32(self.corpus.gain * gain)
+        frames = np.arange(start - self.left_frames - self.margin, start + self.frames + self.margin)
+        stored = self.corpus.stored_mel(entry)[:, frames.clip(0, entry.frames - 1)]
+        return Crop(wav, gained_mel(stored, gain, self.corpus.mel), entry.speaker, left, self.margin)
+
+    def _draw(self, rng: np.random.Generator) -> tuple[Entry, int]:
+        for _ in range(TRIES if self.split is Split.train else 1):
+            entry = self.entries[np.searchsorted(self._ends, rng.integers(self._ends[-1]), side="right")]
+            start = int(rng.integers(entry.frames - self.frames + 1))
+            if not self._silent(entry, start):
+                break
+        return entry, start
+
+    def _silent(self, entry: Entry, start: int) -> bool:
+        """Nothing above SILENCE_PEAK in the target: densities of such crops are steep, and teach next to nothing."""
+        hop = self.corpus.mel.hop_length
+        target = self.corpus.pcm(entry)[start * hop : (start + self.frames) * hop]
+        peak = max(-int(target.min()), int(target.max())) / PCM_SCALE
+        return peak * self.corpus.gain < SILENCE_PEAK
+
+
+class _Indices(Sampler[int]):
+    """first, first + step, first + 2 step, ... without end."""
+
+    def __init__(self, first: int, step: int) -> None:
+        self.first, self.step = first, step
+
+    def __iter__(self) -> Iterator[int]:
+        return count(self.first, self.step)
+
+
+def collate(crops: Sequence[Crop]) -> Batch:
+    """Stack crops of equal sizes."""
+    return Batch(
+        wav=torch.from_numpy(np.stack([crop.wav for crop in crops])),
+        mel=torch.from_numpy(np.stack([crop.mel for crop in crops])),
+        speaker=torch.tensor([crop.speaker for crop in crops]),
+        left=crops[0].left,
+        margin=crops[0].margin,
+    )
+
+
+def loader(
+    dataset: CropDataset,
+    batch_size: int,
+    first_index: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+    workers: int = 0,
+) -> Iterator[Batch]:
+    """Batches without end: those of rank r hold the crops first_index + r, first_index + r + world_size, ...
+
+    Step k of all ranks together thus holds the same crops as step k of one process with the whole batch, and a run that
+    used `n` crops goes on with first_index = n. Neither the number of workers nor the global random state matters.
+    """
+    batches: DataLoader[Crop] = DataLoader(
+        dataset,
+        batch_size,
+        sampler=_Indices(first_index + rank, world_size),
+        collate_fn=collate,
+        num_workers=workers,
+        multiprocessing_context="spawn" if workers else None,  # a fork beside running threads may hang
+        generator=torch.Generator(),  # else each start would draw from torch's global generator
+    )
+    return iter(batches)
+
+
+def _read_corpus(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise DataError(f"{path.parent}: not a prepared corpus (it has no {path.name}); run `wavenet prepare` first")
+    try:
+        corpus: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        format_ = corpus["format"]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path}: damaged ({error!r}); run `wavenet prepare` again") from error
+    if format_ != FORMAT:
+        raise DataError(f"{path}: format {format_!r}, but this program reads {FORMAT}; run its `wavenet prepare` again")
+    return corpus

@@ -1,0 +1,288 @@
+"""A corpus of sound files -> a folder of aligned waveforms and log-mels that training reads by memory map.
+
+    DIR/corpus.json      format, mel, gain, speakers, scale, silence_log_scale: written last, so it means "complete"
+    DIR/manifest.jsonl   one Entry a line
+    DIR/wav/ID.npy       int16 (T,), T = L * hop, at the level of the recording
+    DIR/mel/ID.npy       float32 (M, L), with a quarter of the config's floor
+    DIR/skipped.jsonl    what was left out, and why
+    DIR/settings.json    what the features were made with
+
+The lower floor makes a random gain exact: log_mel(g x) = max(stored + ln g, ln floor) for every g up to 4.
+"""
+
+import io
+import json
+import multiprocessing
+import os
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from tqdm import tqdm
+
+from data.atomic import write_atomic
+from data.audio import AudioError, Wave, from_pcm, resample, to_pcm
+from data.corpora import CorpusConfig, Skip, Utterance, list_corpus
+from data.levels import CorpusLevels, Levels, corpus_levels, measure
+from data.manifest import FORMAT, DataError, Entry, Split, assign_splits, write_manifest
+from data.mel import GAIN_LIMIT, MelConfig, log_mel
+
+
+@dataclass
+class PrepareConfig:
+    """What `prepare` reads, makes and writes."""
+
+    corpus: CorpusConfig = field(default_factory=CorpusConfig)
+    mel: MelConfig = field(default_factory=MelConfig)
+    out: str = "runs/corpus"
+    min_seconds: float = 0.5  # shorter utterances are skipped
+    trim_db: float | None = None  # cut silence more than so many dB under the peak off both ends; null keeps it
+    valid: float = 0.05  # share of the utterances, by the hash of their ids
+    test: float = 0.05
+    workers: int | None = None  # processes; null: one per core, 0: this one
+
+    def __post_init__(self) -> None:
+        if not self.out:
+            raise ValueError("out is empty; name the folder to write: out=DIR")
+        if self.min_seconds < 0:
+            raise ValueError(f"min_seconds must be 0 or more, not {self.min_seconds}")
+        if self.trim_db is not None and self.trim_db <= 0:
+            raise ValueError(f"trim_db must be positive (40 is common), or null, not {self.trim_db}")
+        if not (self.valid > 0 and self.test > 0 and self.valid + self.test < 1):
+            raise ValueError(
+                f"valid and test are shares above 0 that leave some for train, not {self.valid} and {self.test}"
+            )
+        if self.workers is not None and self.workers < 0:
+            raise ValueError(f"workers must be 0 or more, or null, not {self.workers}")
+
+
+@dataclass
+class PrepareReport:
+    """What came of it."""
+
+    out: Path
+    sample_rate: int
+    splits: dict[Split, int]  # utterances
+    seconds: float
+    speakers: list[str]
+    levels: CorpusLevels
+    resumed: int  # utterances that an earlier run had finished
+    resampled: dict[int, int]  # source rate -> utterances of this run
+    full_scale: int  # samples at the end of the 16-bit range
+    skipped: list[Skip]
+
+    def __str__(self) -> str:
+        counts = ", ".join(f"{count} {split}" for split, count in self.splits.items())
+        lines = [
+            f"{self.out}: {sum(self.splits.values())} utterances ({counts}), {self.seconds / 60:.1f} minutes, "
+            f"{len(self.speakers)} speaker{'s'[: len(self.speakers) != 1]}",
+            f"gain {self.levels.gain:.3f}, scale {self.levels.scale:.4f}, "
+            f"log-scale of silence {self.levels.silence_log_scale:.2f}",
+        ]
+        if self.resumed:
+            lines.append(f"{self.resumed} utterances were there already")
+        lines += [
+            f"resampled {rate} -> {self.sample_rate} Hz: {count} utterances"
+            for rate, count in sorted(self.resampled.items())
+        ]
+        if self.full_scale:
+            lines.append(f"{self.full_scale} samples at full scale: clipped here or in the recording")
+        if self.skipped:
+            lines.append(f"skipped {len(self.skipped)} (also in {self.out / 'skipped.jsonl'}):")
+            lines += [f"  {skip.name}: {skip.reason}" for skip in self.skipped[:10]]
+        if len(self.skipped) > 10:
+            lines.append(f"  and {len(self.skipped) - 10} more")
+        return "\n".join(lines)
+
+
+@dataclass
+class _Features:
+    """What a worker sends back of an utterance whose two files are on the disk."""
+
+    levels: Levels
+    source_rate: int | None  # None: the files were there
+
+
+def prepare(config: PrepareConfig) -> PrepareReport:
+    """Make `config.out`; after an interruption at any moment the same call goes on and gives the same bytes.
+
+    Raises:
+        ValueError: an empty corpus, a broken layout, or a folder that was prepared with other settings.
+        OSError: the folder is not writable, or the disk is full.
+    """
+    out = Path(config.out)
+    utterances, skipped = list_corpus(config.corpus)
+    if not utterances:
+        raise ValueError(f"{config.corpus.root}: no sound files in this corpus; check corpus.root and corpus.kind")
+    _claim(out, config)
+    done: dict[str, _Features] = {}
+    for utterance, result in zip(utterances, _process_all(utterances, config), strict=True):
+        if isinstance(result, Skip):
+            skipped.append(result)
+        else:
+            done[utterance.id] = result
+    write_atomic(out / "skipped.jsonl", "".join(json.dumps(asdict(skip)) + "\n" for skip in skipped).encode())
+    if len(done) < 3:
+        reasons = "".join(f"\n  {skip.name}: {skip.reason}" for skip in skipped[:5])
+        raise ValueError(
+            f"{config.corpus.root or config.corpus.kind}: {len(done)} usable utterances, but train, valid and test "
+            f"need at least three; add some or mend those that were skipped ({len(skipped)}):{reasons}"
+        )
+    kept = [utterance for utterance in utterances if utterance.id in done]
+    speakers = sorted({utterance.speaker for utterance in kept})
+    splits = assign_splits(list(done), config.valid, config.test)
+    levels = corpus_levels([done[name].levels for name, split in splits.items() if split is Split.train])
+    _write_index(config, kept, done, splits, speakers, levels)
+    samples = sum(features.levels.samples for features in done.values())
+    rates = Counter(features.source_rate for features in done.values())
+    return PrepareReport(
+        out=out,
+        sample_rate=config.mel.sample_rate,
+        splits={split: list(splits.values()).count(split) for split in Split},
+        seconds=samples / config.mel.sample_rate,
+        speakers=speakers,
+        levels=levels,
+        resumed=rates[None],
+        resampled={rate: count for rate, count in rates.items() if rate not in (None, config.mel.sample_rate)},
+        full_scale=sum(features.levels.full_scale for features in done.values()),
+        skipped=skipped,
+    )
+
+
+def _write_index(
+    config: PrepareConfig,
+    utterances: list[Utterance],
+    done: dict[str, _Features],
+    splits: dict[str, Split],
+    speakers: list[str],
+    levels: CorpusLevels,
+) -> None:
+    out, hop = Path(config.out), config.mel.hop_length
+    entries = []
+    for utterance in utterances:
+        name, samples = utterance.id, done[utterance.id].levels.samples
+        speaker = speakers.index(utterance.speaker)
+        entries.append(Entry(name, speaker, samples, samples // hop, splits[name], utterance.text))
+    write_manifest(out / "manifest.jsonl", entries)
+    corpus = {"format": FORMAT, "mel": asdict(config.mel), "speakers": speakers, **asdict(levels)}
+    write_atomic(out / "corpus.json", json.dumps(corpus, indent=2, ensure_ascii=False).encode())
+
+
+def _claim(out: Path, config: PrepareConfig) -> None:
+    """Make the folder, or see that the features in it are of the same settings."""
+    settings = json.loads(json.dumps({"format": FORMAT, **asdict(config)}))
+    del settings["out"], settings["workers"], settings["corpus"]["download"]  # they change no feature
+    if config.corpus.root:
+        settings["corpus"]["root"] = str(Path(config.corpus.root).resolve())
+    path = out / "settings.json"
+    if path.exists():
+        try:
+            before = _flatten(json.loads(path.read_text(encoding="utf-8")))
+        except (AttributeError, ValueError) as error:
+            raise DataError(f"{path}: damaged ({error}); prepare into another folder, or remove {out}") from error
+        now = _flatten(settings)
+        changed = [
+            f"{name} was {before.get(name)!r}, is {now.get(name)!r}"
+            for name in sorted(before | now)
+            if before.get(name) != now.get(name)
+        ]
+        if changed:
+            raise DataError(
+                f"{out} was prepared with other settings ({'; '.join(changed)}); "
+                "give the same settings, prepare into another folder (out=DIR), or remove this one"
+            )
+    elif (out / "wav").exists() or (out / "mel").exists():
+        raise DataError(
+            f"{out} holds wav/ or mel/ but no settings.json, so it is not ours; give another folder: out=DIR"
+        )
+    for folder in ("wav", "mel"):
+        (out / folder).mkdir(parents=True, exist_ok=True)
+    write_atomic(path, json.dumps(settings, indent=2).encode())
+
+
+def _flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"mel": {"floor": 1}} -> {"mel.floor": 1}."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        flat |= _flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat
+
+
+def _process_all(utterances: list[Utterance], config: PrepareConfig) -> Iterator[_Features | Skip]:
+    """`_process` of each utterance, in order, in parallel, with a progress bar."""
+    process = partial(_process, config=config)
+    bar = partial(tqdm, total=len(utterances), desc="prepare", unit="utt", disable=None)
+    if config.workers == 0:
+        yield from bar(map(process, utterances))
+        return
+    workers = min(config.workers or os.cpu_count() or 1, len(utterances))
+    spawn = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads in an unknown state
+    with ProcessPoolExecutor(workers, spawn, torch.set_num_threads, (1,)) as pool:
+        try:
+            yield from bar(pool.map(process, utterances, chunksize=4))
+        except BrokenProcessPool as error:
+            raise RuntimeError(
+                "a worker process was killed (out of memory?); run the same command again, it goes on from here"
+            ) from error
+
+
+def _process(utterance: Utterance, config: PrepareConfig) -> _Features | Skip:
+    """Write the two files of an utterance, unless they are there."""
+    out, mel = Path(config.out), config.mel
+    wav_path, mel_path = out / "wav" / f"{utterance.id}.npy", out / "mel" / f"{utterance.id}.npy"
+    stored = _stored(wav_path, mel_path, mel)
+    if stored is not None:
+        return _Features(measure(stored, mel.sample_rate), source_rate=None)
+    try:
+        wav, rate = utterance.read()
+        pcm = _waveform(wav, rate, config)
+    except AudioError as error:
+        return Skip(utterance.id, str(error))
+    exact = torch.from_numpy(from_pcm(pcm)).double()
+    log = log_mel(exact, replace(mel, floor=mel.floor / GAIN_LIMIT))  # (M, L)
+    write_atomic(mel_path, _npy(log.float().numpy()))
+    write_atomic(wav_path, _npy(pcm))
+    return _Features(measure(pcm, mel.sample_rate), source_rate=rate)
+
+
+def _waveform(wav: Wave, rate: int, config: PrepareConfig) -> npt.NDArray[np.int16]:
+    """Resample, trim, round to 16 bits, and cut to whole frames."""
+    hop, new_rate = config.mel.hop_length, config.mel.sample_rate
+    wav = resample(wav, rate, new_rate)
+    if config.trim_db is not None:
+        import librosa  # seconds to import, and seldom needed
+
+        wav, _ = librosa.effects.trim(wav, top_db=config.trim_db)
+    pcm = to_pcm(wav)[: len(wav) // hop * hop]
+    if len(pcm) < max(hop, config.min_seconds * new_rate):
+        raise AudioError(
+            f"too short: {len(pcm) / new_rate:.2f} s in whole frames; the least is min_seconds={config.min_seconds}"
+        )
+    if not pcm.any():
+        raise AudioError("digital silence: every sample is 0")
+    return pcm
+
+
+def _stored(wav_path: Path, mel_path: Path, mel: MelConfig) -> npt.NDArray[np.int16] | None:
+    """The waveform, if both files are there and whole."""
+    try:
+        pcm = np.load(wav_path)
+        shape = np.load(mel_path, mmap_mode="r").shape
+    except (OSError, ValueError, EOFError):
+        return None
+    whole = pcm.dtype == np.int16 and shape == (mel.n_mels, len(pcm) // mel.hop_length)
+    return pcm if whole else None
+
+
+def _npy(array: npt.NDArray[Any]) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
