@@ -38,8 +38,7 @@ class Distributed:
         if self.world_size == 1:
             return module
         devices = [self.device] if self.device.type == "cuda" else None
-        # Buffers here are constants (filter banks, the frozen teacher's): nothing to send at every step.
-        return DistributedDataParallel(module, device_ids=devices, broadcast_buffers=False)
+        return DistributedDataParallel(module, device_ids=devices)
 
     def mean(self, values: Tensor) -> Tensor:
         """The mean of `values` over the processes, in place; the same on each of them."""

@@ -47,8 +47,8 @@ def save_state(run: Path, state: TrainerState) -> None:
     write_atomically(run / STATE, buffer.getbuffer())
 
 
-def load_state(run: Path, pinned: dict[str, Any], device: torch.device) -> TrainerState | None:
-    """The state to resume from, or None for a new run.
+def load_state(run: Path, pinned: dict[str, Any]) -> TrainerState | None:
+    """The state to resume from, on the CPU, or None for a new run.
 
     Refuses a run that was begun with other values of the pinned settings, and a directory with a checkpoint that no
     run can go on from (a downloaded voice, say), which a new run would overwrite.
@@ -62,7 +62,7 @@ def load_state(run: Path, pinned: dict[str, Any], device: torch.device) -> Train
             )
         return None
     try:
-        saved = torch.load(path, map_location=device, weights_only=True)
+        saved = torch.load(path, map_location="cpu", weights_only=True)
         version = saved.pop("format")
     except (OSError, RuntimeError, EOFError, KeyError, AttributeError, pickle.UnpicklingError) as error:
         raise CheckpointError(f"{path} cannot be read ({error}); choose another run directory") from error

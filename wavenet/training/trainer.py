@@ -138,7 +138,7 @@ class Trainer:
         with bar:
             started = time.perf_counter()
             for batch in self.batches(self.step):
-                values, stopping = self._train_step(batch.to(self.processes.device), stop.requested)
+                values, stopping = self._train_step(batch.to(self.processes.device), stop)
                 samples += self.objective.samples(batch) * self.processes.world_size
                 seconds += time.perf_counter() - started
                 bar.set_postfix(loss=values["train/loss"], samples_per_s=round(samples / seconds), refresh=False)
@@ -157,7 +157,7 @@ class Trainer:
                 raise RuntimeError(f"the batches ended after step {self.step} of {last}; they must be without end")
         return self._farewell(stopping)
 
-    def _train_step(self, batch: Movable, stop: bool) -> tuple[dict[str, float], bool]:
+    def _train_step(self, batch: Movable, stop: StopRequest) -> tuple[dict[str, float], bool]:
         """One step on `batch`: its curves, and whether any process was asked to stop."""
         rate = learning_rate(self.optim, self.step, self.config.steps)
         for group in self._optimizer.param_groups:
@@ -172,7 +172,7 @@ class Trainer:
         self.step += 1
 
         # One exchange per step, so that all processes skip together and stop together.
-        scalars = [report.loss, *report.terms.values(), norm, torch.full_like(report.loss, stop)]
+        scalars = [report.loss, *report.terms.values(), norm, torch.full_like(report.loss, stop.requested)]
         loss, *terms, norm, stops = self.processes.mean(
             torch.stack([scalar.detach().double() for scalar in scalars])
         ).tolist()
@@ -264,7 +264,7 @@ class Trainer:
         save_state(self._run, state)
 
     def _resume(self) -> None:
-        state = load_state(self._run, self._pinned(), self.processes.device)
+        state = load_state(self._run, self._pinned())
         self.processes.barrier()  # all have looked before one writes
         if state is None:
             if self.processes.is_main:

@@ -1,17 +1,23 @@
 """A whole training run small enough to be killed often: a regression whose batches are a pure function of the step.
 
-As a program: `python toy.py RUN STEPS [KEY=VALUE ...]`, the keys being fields of TrainerConfig, OptimConfig, or one of
-    nan=A:B       the loss is NaN in steps A to B - 1
-    kill=NAME:N   SIGKILL in the N-th atomic write of the file NAME, after the temporary file and before the rename
-    pause=S       seconds of sleep in every step, for those who send signals
+As a program: `python toy.py RUN STEPS [KEY=VALUE ...]`, the keys being fields of TrainerConfig and OptimConfig, or
+    noise=S       noise in the loss, from torch's generator
+    pause=S       seconds that a step takes
+    nan=A:B       the loss is NaN in steps A to B - 1 (counted from 0) of the last process
+    term=STEP     SIGTERM to the last process in that step
+    kill=S        SIGKILL that many seconds after the start
+    kill=NAME:N   SIGKILL in the N-th atomic write of the file NAME: it is written, but not yet renamed
+    grads=FILE    save the gradients of the first batch, before training
+Under torchrun's variables the processes share each batch. Exits with 3 when a signal stopped it.
 """
 
 import os
 import signal
 import sys
+import threading
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +38,7 @@ from wavenet.training import (
 )
 
 BATCH = 8
+SETTINGS = {"batch_size": BATCH, "log_every": 1, "validate_every": 10, "audition_every": 0, "checkpoint_every": 5}
 
 
 @dataclass
@@ -43,28 +50,39 @@ class Pairs:
         return Pairs(self.x.to(device), self.y.to(device))
 
 
-def pairs(index: int) -> Pairs:
+def pairs(index: int, part: slice = slice(None)) -> Pairs:
     generator = torch.Generator().manual_seed(index)
     x = torch.randn(BATCH, 4, generator=generator)
-    return Pairs(x, x.prod(dim=1, keepdim=True))
+    return Pairs(x[part], x[part].prod(dim=1, keepdim=True))
+
+
+@dataclass
+class Mishaps:
+    """What goes wrong, and when (steps from 0)."""
+
+    pause: float = 0.0  # seconds a step
+    nan: range = field(default_factory=lambda: range(0))
+    at_step: dict[int, Callable[[], None]] = field(default_factory=dict)
 
 
 class Regression(Objective):
-    """An MLP under noisy weights; `noise` makes the loss depend on torch's generator."""
+    """An MLP against noisy targets, with a constant of its own that is not to be trained."""
 
-    def __init__(self, noise: float = 0.1, nan: range = range(0), pause: float = 0.0) -> None:
+    def __init__(self, noise: float = 0.1, mishaps: Mishaps | None = None) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.model = nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Dropout(noise), nn.Linear(16, 1))
         self.frozen = nn.Linear(1, 1).requires_grad_(False).eval()
-        self.noise, self.nan, self.pause = noise, nan, pause
+        self.noise = noise
+        self.mishaps = mishaps or Mishaps()
 
     def forward(self, batch: Pairs, step: int) -> LossReport:
-        time.sleep(self.pause)
+        time.sleep(self.mishaps.pause)
+        self.mishaps.at_step.get(step, lambda: None)()
         error = (self.model(batch.x) - batch.y + self.noise * torch.randn(batch.y.shape)).square().mean()
         size = self.model[0].weight.square().mean()
-        poison = float("nan") if step in self.nan else 1.0
-        return LossReport((error + 0.01 * size) * poison, {"error": error, "size": size})
+        factor = float("nan") if step in self.mishaps.nan else 1.0
+        return LossReport((error + 0.01 * size) * factor, {"error": error, "size": size})
 
     def validate(self, batch: Pairs) -> dict[str, float]:
         draw = torch.randn(()).item()
@@ -78,58 +96,81 @@ class Regression(Objective):
         return batch.y.numel()
 
 
-def trainer(
-    run: Path, processes: Distributed, settings: dict[str, Any], objective: Regression | None = None
-) -> Trainer:
+def trainer(run: Path, objective: Regression, processes: Distributed | None = None, **settings: Any) -> Trainer:
     """A trainer of the toy; `settings` are fields of TrainerConfig and OptimConfig."""
+    processes = processes or Distributed(0, 1, torch.device("cpu"))
     mine = {field.name for field in fields(TrainerConfig)}
-    chosen = {"batch_size": BATCH, "log_every": 1, "validate_every": 10, "audition_every": 0, "checkpoint_every": 5}
-    chosen |= {name: value for name, value in settings.items() if name in mine}
-    optim = {"lr": 1e-2} | {name: value for name, value in settings.items() if name not in mine}
+    config = TrainerConfig(run=str(run), **(SETTINGS | {key: settings[key] for key in settings if key in mine}))
+    optim = OptimConfig(**({"lr": 1e-2} | {key: settings[key] for key in settings if key not in mine}))
+    part = slice(processes.rank, None, processes.world_size)
 
     def batches(first_step: int) -> Iterator[Pairs]:
-        part = slice(processes.rank, None, processes.world_size)
         step = first_step
         while True:
-            whole = pairs(step)
-            yield Pairs(whole.x[part], whole.y[part])
+            yield pairs(step, part)
             step += 1
 
-    return Trainer(
-        TrainerConfig(run=str(run), **chosen),
-        OptimConfig(**optim),
-        objective or Regression(),
-        batches,
-        [pairs(10**6), pairs(10**6 + 1)],
-        Description(kind="teacher", model={"width": 16}, mel={"bands": [1, 2]}, gain=0.5, speakers=["anna"]),
-        processes,
+    description = Description(
+        kind="teacher",
+        model={"width": 16},
+        mel={"bands": [1, 2]},
+        gain=0.5,
+        speakers=["anna"],
+        training={"data": "toy"},
     )
+    return Trainer(config, optim, objective, batches, [pairs(10**6), pairs(10**6 + 1)], description, processes)
 
 
-def kill_amid_write(name: str, count: int) -> None:
-    """Make the `count`-th rename onto a file called `name` the last thing that this process tries."""
-    rename, seen = Path.replace, 0
+def arm_kill(moment: str) -> None:
+    """SIGKILL this process at the moment described above."""
+
+    def kill() -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    name, _, count = moment.rpartition(":")
+    if not name:
+        timer = threading.Timer(float(moment), kill)
+        timer.daemon = True
+        timer.start()
+        return
+    rename, left = Path.replace, int(count)
 
     def deadly(self: Path, target: Path) -> Path:
-        nonlocal seen
-        seen += target.name == name
-        if seen == count and target.name == name:
-            os.kill(os.getpid(), signal.SIGKILL)
+        nonlocal left
+        left -= target.name == name
+        if left == 0:
+            kill()
         return rename(self, target)
 
     Path.replace = deadly  # type: ignore[method-assign]
 
 
-def main(run: str, steps: str, *pairs_of_settings: str) -> None:
-    settings = dict(pair.split("=") for pair in pairs_of_settings)
-    if "kill" in settings:
-        name, count = settings.pop("kill").split(":")
-        kill_amid_write(name, int(count))
-    nan = range(*map(int, settings.pop("nan", "0:0").split(":")))
-    objective = Regression(float(settings.pop("noise", "0.1")), nan, float(settings.pop("pause", "0")))
-    numbers = {name: float(value) if "." in value else int(value) for name, value in settings.items()}
+def save_gradients(path: str, noise: float, processes: Distributed) -> None:
+    objective, part = Regression(noise), slice(processes.rank, None, processes.world_size)
+    shared = processes.wrap(objective)  # held until the gradients are exchanged
+    shared(pairs(0, part), 0).loss.backward()
+    if processes.is_main:
+        torch.save([param.grad for param in objective.model.parameters()], path)
+
+
+def main(run: str, steps: str, *words: str) -> None:
+    settings: dict[str, str] = dict(word.split("=") for word in words)
+    moment, noise, grads = settings.pop("kill", ""), float(settings.pop("noise", "0.1")), settings.pop("grads", "")
+    mishaps = Mishaps(pause=float(settings.pop("pause", "0")))
+    nan, term = range(*map(int, settings.pop("nan", "0:0").split(":"))), settings.pop("term", "")
     with distributed("cpu") as processes:
-        finished = trainer(Path(run), processes, {"steps": int(steps), **numbers}, objective).run()
+        if processes.rank == processes.world_size - 1:
+            mishaps.nan = nan
+            if term:
+                mishaps.at_step[int(term)] = lambda: os.kill(os.getpid(), signal.SIGTERM)
+        objective = Regression(noise, mishaps)
+        if grads:
+            save_gradients(grads, noise, processes)
+        numbers = {name: float(value) if "." in value else int(value) for name, value in settings.items()}
+        toy = trainer(Path(run), objective, processes, steps=int(steps), **numbers)
+        if moment:
+            arm_kill(moment)
+        finished = toy.run()
     sys.exit(0 if finished else 3)
 
 
