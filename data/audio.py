@@ -3,7 +3,7 @@
 import io
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -36,7 +36,7 @@ def read_audio(path: str | os.PathLike[str]) -> tuple[Wave, int]:
         raise AudioError(f"{path}: there is no such file; check the path")
     if path.stat().st_size == 0:
         raise AudioError(f"{path}: the file is empty (0 bytes); copy or record it again")
-    _check_wav_length(path)
+    _check_length(path)
     try:
         with soundfile.SoundFile(path) as file:
             frames, rate = file.frames, file.samplerate
@@ -102,21 +102,26 @@ def write_wav(path: str | os.PathLike[str], wav: npt.NDArray[np.floating[Any]], 
     write_atomic(Path(path), buffer.getvalue())
 
 
-def _check_wav_length(path: Path) -> None:
-    """libsndfile reads a truncated WAV without a word: compare its `data` chunk's size with the file's."""
+def _check_length(path: Path) -> None:
+    """libsndfile reads a truncated WAV or AIFF without a word: compare its chunk of samples with the file."""
     with path.open("rb") as file:
-        riff = file.read(12)
-        if riff[:4] != b"RIFF" or riff[8:] != b"WAVE":
+        head = file.read(12)
+        if head[:4] == b"RIFF" and head[8:] == b"WAVE":
+            order: Literal["little", "big"] = "little"
+            wanted = b"data"
+        elif head[:4] == b"FORM" and head[8:] in (b"AIFF", b"AIFC"):
+            order, wanted = "big", b"SSND"
+        else:
             return
         while len(header := file.read(8)) == 8:
-            size = int.from_bytes(header[4:], "little")
-            if header[:4] == b"data":
+            size = int.from_bytes(header[4:], order)
+            if header[:4] == wanted:
                 present = path.stat().st_size - file.tell()
                 if present < size < UNKNOWN_LENGTH:
                     raise AudioError(_truncated(path, f"{size} bytes of samples", f"{present}"))
                 return
             file.seek(size + size % 2, os.SEEK_CUR)  # chunks start at even offsets
-    raise AudioError(_truncated(path, "a `data` chunk", "none"))
+    raise AudioError(_truncated(path, f"a chunk {wanted.decode()!r}", "none"))
 
 
 def _truncated(path: Path, promised: str, present: str) -> str:

@@ -43,4 +43,5 @@ def decode(code: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
 def bin_edges(dtype: torch.dtype = torch.float64) -> Tensor:
     """The 257 edges of the bins in linear amplitude, increasing from exactly -1 to exactly 1."""
     edges = expand(torch.arange(-CLASSES, CLASSES + 1, 2, dtype=torch.float64) / CLASSES)
-    return edges.clamp(-1, 1).to(dtype)
+    edges[0], edges[-1] = -1, 1  # not one rounding error off
+    return edges.to(dtype)

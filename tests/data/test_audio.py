@@ -1,0 +1,145 @@
+"""Sound files: every format, every refusal, and writing that is all or nothing."""
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import soundfile
+
+from data.audio import AudioError, from_pcm, read_audio, resample, to_pcm, write_wav
+
+RATE = 16000
+
+
+def tone(seconds: float = 0.5, rate: int = RATE, hertz: float = 440.0) -> npt.NDArray[np.float32]:
+    return (0.5 * np.sin(2 * np.pi * hertz * np.arange(round(seconds * rate)) / rate)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("name", "tolerance"), [("a.wav", 1e-4), ("a.flac", 1e-4), ("a.aiff", 1e-4), ("a.ogg", 0.1), ("a.mp3", 0.1)]
+)
+def test_it_reads_every_format_that_soundfile_knows(name: str, tolerance: float, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / name, tone(), RATE)
+    wav, rate = read_audio(tmp_path / name)
+    assert (rate, wav.dtype, wav.shape) == (RATE, np.float32, (8000,))
+    assert np.abs(wav - tone())[500:-500].max() < tolerance
+
+
+def test_channels_are_averaged(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "stereo.wav", np.stack([tone(), -0.5 * tone()], axis=1), RATE, subtype="FLOAT")
+    np.testing.assert_allclose(read_audio(tmp_path / "stereo.wav")[0], 0.25 * tone(), atol=1e-7)
+
+
+def test_a_wav_with_further_chunks_and_one_from_a_pipe_are_whole(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    write_wav(path, tone(), RATE)
+    content = path.read_bytes()
+    path.write_bytes(content[:12] + b"note\x03\x00\x00\x00abc\x00" + content[12:] + b"LIST\x04\x00\x00\x00abcd")
+    assert len(read_audio(path)[0]) == 8000
+    path.write_bytes(content[:40] + b"\xff\xff\xff\xff" + content[44:])  # the length was unknown when it was written
+    assert len(read_audio(path)[0]) == 8000
+
+
+def damaged(case: str, folder: Path) -> Path:
+    path = folder / f"{case.replace(' ', '_')}.wav"
+    if case == "empty":
+        path.touch()
+    elif case == "text":
+        path.write_text("This is no sound.", encoding="utf-8")
+    elif case == "no samples":
+        soundfile.write(path, np.zeros(0), RATE)
+    elif case in ("NaN", "infinity"):
+        wav = tone()
+        wav[100] = np.nan if case == "NaN" else np.inf
+        soundfile.write(path, wav, RATE, subtype="FLOAT")
+    elif case == "folder":
+        path.mkdir()
+    elif case.startswith("truncated"):
+        kind = case.split()[1]
+        path = path.with_suffix(f".{kind}")
+        soundfile.write(path, tone(), RATE)
+        keep = 30 if case.endswith("header") else path.stat().st_size // 2
+        path.write_bytes(path.read_bytes()[:keep])
+    elif case == "headerless":
+        path = path.with_suffix(".raw")
+        path.write_bytes(bytes(100))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("case", "message"),
+    [
+        ("missing", "no such file; check the path"),
+        ("folder", "no such file; check the path"),
+        ("empty", "empty .0 bytes"),
+        ("text", "not a readable sound file .*; convert it"),
+        ("headerless", "not a readable sound file .*; convert it"),
+        ("no samples", "holds no samples"),
+        ("NaN", "1 samples are NaN or infinite; export it again"),
+        ("infinity", "1 samples are NaN or infinite; export it again"),
+        ("truncated wav", "truncated: its header promises 16000 bytes of samples, the file holds 7978; copy it again"),
+        ("truncated wav header", "truncated: .* the file holds none"),
+        ("truncated aiff", "truncated: its header promises"),
+        ("truncated flac", "not a readable sound file"),
+        ("truncated mp3", "truncated: its header promises"),
+    ],
+)
+def test_a_bad_file_is_refused_with_its_name_and_a_remedy(case: str, message: str, tmp_path: Path) -> None:
+    path = damaged(case, tmp_path)
+    with pytest.raises(AudioError, match=message) as error:
+        read_audio(path)
+    assert str(error.value).startswith(str(path))
+
+
+@pytest.mark.parametrize("new_rate", [8000, 22050, 24000, 48000])
+def test_resampling_keeps_a_tone(new_rate: int) -> None:
+    resampled = resample(tone(), RATE, new_rate)
+    assert resampled.dtype == np.float32
+    assert len(resampled) == -(-8000 * new_rate // RATE)
+    middle = slice(new_rate // 10, -new_rate // 10)
+    assert np.abs(resampled - tone(rate=new_rate))[middle].max() < 1e-3
+
+
+def test_resampling_removes_what_would_alias() -> None:
+    assert np.abs(resample(tone(hertz=6000.0), RATE, 8000)[400:-400]).max() < 1e-3
+
+
+def test_the_same_rate_is_left_alone() -> None:
+    assert resample(tone(), RATE, RATE).tobytes() == tone().tobytes()
+
+
+def test_16_bit_samples_survive_the_round_trip(tmp_path: Path) -> None:
+    pcm = np.arange(-32768, 32768, dtype=np.int32).astype(np.int16)
+    assert np.array_equal(to_pcm(from_pcm(pcm)), pcm)
+    write_wav(tmp_path / "a.wav", from_pcm(pcm), RATE)
+    assert np.array_equal(read_audio(tmp_path / "a.wav")[0], from_pcm(pcm))
+    assert soundfile.info(tmp_path / "a.wav").subtype == "PCM_16"
+
+
+def test_writing_clips_to_full_scale(tmp_path: Path) -> None:
+    write_wav(tmp_path / "a.wav", np.array([-2.0, -1.0, 1.0, 2.0]), RATE)
+    assert read_audio(tmp_path / "a.wav")[0].tolist() == [-1.0, -1.0, 1 - 2**-15, 1 - 2**-15]
+
+
+@pytest.mark.parametrize("wav", [np.zeros((1, 5)), np.array([0.0, np.nan]), np.array([np.inf])])
+def test_what_is_no_waveform_is_not_written(wav: npt.NDArray[np.float64], tmp_path: Path) -> None:
+    with pytest.raises(AudioError, match=r"a\.wav"):
+        write_wav(tmp_path / "a.wav", wav, RATE)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_wav(tmp_path / "a.wav", tone(), RATE)
+    before = (tmp_path / "a.wav").read_bytes()
+
+    def full(path: Path, content: bytes) -> int:
+        with path.open("wb") as file:
+            file.write(content[:100])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_wav(tmp_path / "a.wav", np.zeros(9), RATE)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.wav"]
+    assert (tmp_path / "a.wav").read_bytes() == before
