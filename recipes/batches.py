@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from data.dataset import Batch, CropDataset, PreparedCorpus, collate, loader
+from data.dataset import Batch, CropConfig, CropDataset, PreparedCorpus, collate, loader
 from wavenet.conditioning import MARGIN
 from wavenet.objective import Clip
 from wavenet.training.distributed import Distributed
@@ -11,18 +11,14 @@ from wavenet.training.trainer import Batches, TrainerConfig
 
 
 @dataclass
-class CropsConfig:
-    """What a training example is.
+class CropsConfig(CropConfig):
+    """A training example.
 
     Args:
-        frames: mel frames that the loss counts.
-        left_frames: frames of context before them; None for all that the network can read.
-        random_gain_db: largest random change of level, in either direction.
+        left_frames: frames of context before those that count; None for all that the network can read.
     """
 
-    frames: int = 32
     left_frames: int | None = None
-    random_gain_db: float = 6.0
 
 
 @dataclass

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -63,12 +64,14 @@ def benchmark(
     frames = round(seconds * mel.sample_rate / mel.hop_length)
     if frames < 1:
         raise ConfigError(f"--seconds is {seconds}, less than one frame of audio: ask for more")
-    jobs = [(_time_teacher, (teacher, backend, frames, repeats, device)) for backend in Backend]
-    jobs += [(_time_student, (student, frames, repeats, device, dtype))]
+    jobs: list[Callable[[], Speed]] = [
+        *(partial(_time_teacher, teacher, backend, frames, repeats, device) for backend in Backend),
+        partial(_time_student, student, frames, repeats, device, dtype),
+    ]
     speeds = []
-    for job, arguments in tqdm(jobs, desc="benchmark", unit="sampler"):
+    for job in tqdm(jobs, desc="benchmark", unit="sampler"):
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
-            speeds.append(process.submit(job, *arguments).result())
+            speeds.append(process.submit(job).result())
     write_results(
         out / "benchmark.json",
         device,

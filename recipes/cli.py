@@ -2,12 +2,13 @@
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, TypeVar
 
 import typer
-from click import ClickException
 
 app = typer.Typer(
     help="Parallel WaveNet: prepare a corpus, train a teacher, distil a student, speak.",
@@ -76,7 +77,9 @@ def train(overrides: Overrides = None, cfg: Show = None) -> None:
     _exit_unless(run(_configured("train", overrides, cfg, TrainConfig)))
 
 
-@app.command(epilog="Example: wavenet distill data=runs/data teacher=runs/teacher run=runs/student student=small")
+@app.command(
+    epilog="Example: wavenet distill data=runs/data teacher_checkpoint=runs/teacher run=runs/student student=small"
+)
 def distill(overrides: Overrides = None, cfg: Show = None) -> None:
     """Distil a student from a teacher, or go on: any field of configs/distill.yaml as FIELD=VALUE."""
     from recipes.distill_student import DistillConfig
@@ -104,13 +107,13 @@ def synthesize(
     plot: Annotated[bool, typer.Option("--plot", help="Write spectrogram pictures too.")] = False,
 ) -> None:
     """Speak: a waveform for every sound file or mel."""
-    from recipes.synthesize import Options, report
+    from recipes.synthesize import Options
     from recipes.synthesize import synthesize as run
     from wavenet.sampling.generate import Backend
 
     sequential = None if backend is Sampler.parallel else Backend(backend.value)
     summary = run(Options(inputs, checkpoint, out, device, dtype.value, seed, temperature, speaker, sequential, plot))
-    typer.echo(report(summary))
+    typer.echo(summary)
     if summary.refused:
         raise ValueError(f"{len(summary.refused)} of the inputs refused:\n  " + "\n  ".join(summary.refused))
 
@@ -155,23 +158,24 @@ def _exit_unless(finished: bool) -> None:
         raise typer.Exit(1)
 
 
-def main() -> None:
-    """Exit codes: 0; 1 failure; 2 bad usage or bad input. WAVENET_DEBUG=1 shows where an error comes from."""
+@contextmanager
+def report_errors() -> Iterator[None]:
+    """Turns an error into one line and exit code 1 (failure) or 2 (bad input). WAVENET_DEBUG=1 shows its origin."""
     try:
-        sys.exit(app(standalone_mode=False))
-    except ClickException as error:  # bad usage
-        error.show()
-        sys.exit(2)
+        yield
     except (ValueError, OSError, RuntimeError) as error:
         if os.environ.get("WAVENET_DEBUG"):
             raise
         sys.stderr.write(f"wavenet: {error}\n")
-        sys.exit(_exit_code(error))
+        # What a user can put right in the input is 2; a machine that fails (a full disk) is 1.
+        bad_input = isinstance(error, ValueError) and not isinstance(error.__cause__, OSError)
+        sys.exit(2 if bad_input else 1)
 
 
-def _exit_code(error: Exception) -> int:
-    """What a user can put right in the input is 2; a machine that fails (disk full, out of memory) is 1."""
-    return 2 if isinstance(error, ValueError) and not isinstance(error.__cause__, OSError) else 1
+def main() -> None:
+    """Exit codes: 0; 1 failure; 2 bad usage or bad input."""
+    with report_errors():
+        app()
 
 
 if __name__ == "__main__":

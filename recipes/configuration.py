@@ -27,7 +27,7 @@ def configure(name: str, overrides: list[str], schema: type[Schema]) -> Schema:
             f"{error.full_key} has no value: pass {error.full_key}=..., see `wavenet {name} --help`"
         ) from None
     except (OmegaConfBaseException, ValueError) as error:
-        raise ConfigError(f"{name}: {_first_line(error)}") from None
+        raise ConfigError(_one_line(error)) from None
 
 
 def show(name: str, overrides: list[str], schema: type) -> str:
@@ -41,8 +41,8 @@ def _typed(name: str, overrides: list[str], schema: type) -> object:
             composed = compose(name, overrides)
         return OmegaConf.merge(OmegaConf.structured(schema), composed)
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(f"{name}: {_first_line(error)}") from None
+        raise ConfigError(_one_line(error)) from None
 
 
-def _first_line(error: Exception) -> str:
-    return " ".join(line.strip() for line in str(error).splitlines()[:1])
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -5,26 +5,17 @@ from dataclasses import asdict, dataclass
 import torch
 
 from data.dataset import PreparedCorpus
+from data.mel import MelConfig
 from distill.fit import initialise_from_teacher, student_config
-from distill.objective import DistillationObjective
-from distill.losses.kl import KLConfig
-from distill.losses.power import PowerConfig
+from distill.objective import DistillationObjective, LossesConfig
 from distill.student import Student, StudentSize
 from recipes.batches import Crops, CropsConfig, whole_clips
 from recipes.configuration import ConfigError
 from wavenet.checkpoint import Description
-from wavenet.pretrained import load_teacher
+from wavenet.pretrained import load_teacher, mel_config
 from wavenet.training.distributed import distributed
 from wavenet.training.optim import OptimConfig
 from wavenet.training.trainer import Trainer, TrainerConfig
-
-
-@dataclass
-class LossesConfig:
-    """A preset of `configs/losses`."""
-
-    kl: KLConfig
-    power: PowerConfig
 
 
 @dataclass
@@ -32,7 +23,7 @@ class DistillConfig:
     """`configs/distill.yaml`."""
 
     data: str
-    teacher: str
+    teacher_checkpoint: str
     run: str
     student: StudentSize
     losses: LossesConfig
@@ -40,3 +31,60 @@ class DistillConfig:
     clips: int
     optim: OptimConfig
     trainer: TrainerConfig
+
+
+def distill(config: DistillConfig) -> bool:
+    """Distil, or go on, in `config.run`; False when a signal ended the run before its last step.
+
+    Raises:
+        CheckpointError: no teacher's checkpoint.
+        ConfigError: a corpus of another mel, or of other speakers, than the teacher's.
+    """
+    teacher, described = load_teacher(config.teacher_checkpoint)
+    corpus = PreparedCorpus(config.data)
+    mel = mel_config(described, config.teacher_checkpoint)
+    _check_corpus(config, corpus, described, mel)
+    student = student_config(config.student, teacher.config, corpus.scale * described.gain / corpus.gain)
+    description = Description(
+        kind="student",
+        model=asdict(student),
+        mel=described.mel,
+        gain=described.gain,
+        speakers=described.speakers,
+        training={
+            "data": config.data,
+            "teacher": {"path": config.teacher_checkpoint, "step": described.step},
+            "losses": asdict(config.losses),
+            "crops": asdict(config.crops),
+        },
+    )
+    with distributed(config.trainer.device) as processes:
+        torch.manual_seed(config.trainer.seed)
+        model = Student(student)
+        initialise_from_teacher(model, teacher)
+        crops = Crops(corpus, config.crops, model.receptive_field + teacher.receptive_field, config.trainer)
+        clips = whole_clips(corpus, config.clips)
+        objective = DistillationObjective(model, teacher, config.losses, mel, described.gain, clips)
+        trainer = Trainer(
+            config.trainer,
+            config.optim,
+            objective,
+            crops.training(processes),
+            crops.validation(),
+            description,
+            processes,
+        )
+        return trainer.run()
+
+
+def _check_corpus(config: DistillConfig, corpus: PreparedCorpus, teacher: Description, mel: MelConfig) -> None:
+    if corpus.mel != mel:
+        raise ConfigError(
+            f"{config.data} was prepared with {corpus.mel}, but the teacher in {config.teacher_checkpoint} "
+            f"reads {mel}: prepare the corpus with the teacher's mel"
+        )
+    if teacher.speakers and teacher.speakers != corpus.speakers:
+        raise ConfigError(
+            f"the teacher in {config.teacher_checkpoint} knows the speakers {', '.join(teacher.speakers)}, but "
+            f"{config.data} has {', '.join(corpus.speakers)}: distil on the corpus that the teacher was trained on"
+        )

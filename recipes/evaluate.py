@@ -5,7 +5,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-
 import numpy as np
 import torch
 from numpy.typing import NDArray

@@ -49,6 +49,12 @@ class Summary:
     refused: list[str]
     samples: int
     seconds: float
+    sample_rate: int
+
+    def __str__(self) -> str:
+        audio = self.samples / self.sample_rate
+        speed = real_time_factor(self.samples, self.seconds, self.sample_rate) if self.samples else 0.0
+        return f"{len(self.written)} files, {audio:.1f} s of audio, {speed:.2f} x real time"
 
 
 def synthesize(options: Options) -> Summary:
@@ -60,7 +66,7 @@ def synthesize(options: Options) -> Summary:
     mel, speak = sampler(options)
     sources = find_sources(options.inputs)
     _make_folder(options.out)
-    summary = Summary([], [], 0, 0.0)
+    summary = Summary([], [], 0, 0.0, mel.sample_rate)
     for source in tqdm(sources, desc="synthesize", unit="file"):
         try:
             given = read_mel(source, mel)
@@ -131,10 +137,3 @@ def _make_folder(out: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise InputError(f"--out {out} cannot be written ({error.strerror}): name another folder") from None
-
-
-def report(summary: Summary, sample_rate: int) -> str:
-    """One line: files, seconds of audio, real-time factor."""
-    audio = summary.samples / sample_rate
-    speed = f", {real_time_factor(summary.samples, summary.seconds, sample_rate):.2f} x real time" if audio else ""
-    return f"{len(summary.written)} files, {audio:.1f} s of audio{speed}"

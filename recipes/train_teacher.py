@@ -6,7 +6,7 @@ import torch
 
 from data.dataset import PreparedCorpus
 from data.mel import MelConfig
-from recipes.batches import CropsConfig, Crops, whole_clips
+from recipes.batches import Crops, CropsConfig, whole_clips
 from recipes.configuration import ConfigError
 from wavenet.checkpoint import Description
 from wavenet.distributions import OutputConfig

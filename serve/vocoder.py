@@ -88,7 +88,7 @@ class Vocoder:
         """The waveform of a mel; the same seed gives the same waveform.
 
         Args:
-            mel: (M, L) or (B, M, L) natural-log mel, NumPy or torch; or (wav, rate), a mono waveform (T,) whose mel is taken.
+            mel: (M, L) or (B, M, L) natural-log mel, NumPy or torch; or (wav, rate): the mel of a mono waveform (T,).
             seed: of the noise; utterance b of a batch takes seed + b.
             temperature: multiplies the noise.
             speaker: a name of `speakers`.

@@ -46,7 +46,7 @@ def config_from(config_type: type[Config], values: dict[str, Any], directory: Pa
         return _build(config_type, values)
     except (TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(
-            f"{directory}: its config.json does not describe a {config_type.__name__} ({error}); copy the checkpoint again"
+            f"{directory}: its config.json describes no {config_type.__name__} ({error}); copy the checkpoint again"
         ) from error
 
 

@@ -1,0 +1,103 @@
+"""`make demo`: speech -> teacher -> student -> wav files, pictures and figures, in under half an hour on two cores.
+
+    python -m recipes.demo --out runs/demo [--corpus FOLDER]
+
+Stopped at any moment, the same command goes on from there.
+"""
+
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from data.audio import Wave, read_audio, write_wav
+from data.dataset import PreparedCorpus
+from data.mel import log_mel
+from data.prepare import PrepareConfig, prepare
+from recipes import benchmark, evaluate
+from recipes.cli import report_errors
+from recipes.configuration import configure
+from recipes.distill_student import DistillConfig, distill
+from recipes.pictures import draw_mels
+from recipes.synthesize import Options, synthesize
+from recipes.train_teacher import TrainConfig, train
+from wavenet.metrics import griffin_lim
+from wavenet.sampling.generate import Backend
+
+HELD_OUT = 5  # utterances of the test split that the student says
+BY_TEACHER = 2  # of them, said by the teacher too, one sample at a time
+
+
+def main(
+    out: Annotated[Path, typer.Option(help="Folder for everything.")] = Path("runs/demo"),
+    corpus: Annotated[Path | None, typer.Option(help="Folder of recordings instead of synthetic speech.")] = None,
+) -> None:
+    """The whole chain, from speech to a student's speech."""
+    started = time.perf_counter()
+    source = ["corpus=espeak"] if corpus is None else ["corpus=folder", f"corpus.root={corpus}"]
+    data, teacher, student = out / "data", out / "teacher", out / "student"
+
+    _say("1/5 prepare the corpus")
+    print(prepare(configure("prepare", [*source, f"out={data}"], PrepareConfig)))
+    _say("2/5 train the teacher")
+    overrides = ["experiment=demo_teacher", f"data={data}", f"run={teacher}"]
+    _finished(train(configure("train", overrides, TrainConfig)))
+    _say("3/5 distil the student")
+    overrides = ["experiment=demo_student", f"data={data}", f"teacher_checkpoint={teacher}", f"run={student}"]
+    _finished(distill(configure("distill", overrides, DistillConfig)))
+    _say("4/5 say held-out sentences")
+    picture = speak(out, PreparedCorpus(data), teacher, student)
+    _say("5/5 judge and time")
+    rows = evaluate.evaluate([teacher, student], data, out, "test", limit=None, sample=False, device="cpu", seed=0)
+    print(evaluate.report(rows))
+    speeds = benchmark.benchmark(teacher, student, out, seconds=2.0, repeats=3, device="cpu", dtype="float32")
+    print(benchmark.report(speeds))
+
+    _say(f"done in {(time.perf_counter() - started) / 60:.1f} minutes")
+    print(f"checkpoints   {teacher}  {student}")
+    print(f"audio         {out / 'wavs'}")
+    print(f"picture       {picture}")
+    print(f"figures       {out / 'evaluation.json'}  {out / 'benchmark.json'}  {out / 'benchmark.png'}")
+    print(f"curves        tensorboard --logdir {out}")
+
+
+def speak(out: Path, corpus: PreparedCorpus, teacher: Path, student: Path) -> Path:
+    """Held-out utterances as recorded, by student, by teacher and by Griffin-Lim; a picture of the first."""
+    wavs, rate = out / "wavs", corpus.mel.sample_rate
+    entries = corpus.entries("test")[:HELD_OUT]
+    originals = [wavs / "original" / f"{entry.id}.wav" for entry in entries]
+    for entry, path in zip(entries, originals, strict=True):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_wav(path, corpus.wav(entry) / corpus.gain, rate)
+    first = entries[0]
+    (wavs / "griffin-lim").mkdir(exist_ok=True)
+    write_wav(wavs / "griffin-lim" / f"{first.id}.wav", griffin_lim(corpus.mel_of(first), corpus.mel, seed=0), rate)
+    for entry, path in zip(entries, originals, strict=True):
+        speaker = corpus.speakers[entry.speaker] if len(corpus.speakers) > 1 else None
+        print(synthesize(Options([path], student, wavs / "student", speaker=speaker)))
+        if path in originals[:BY_TEACHER]:
+            print(synthesize(Options([path], teacher, wavs / "teacher", speaker=speaker, sequential=Backend.numba)))
+
+    def mel_of(who: str) -> Wave:
+        return log_mel(torch.from_numpy(read_audio(wavs / who / f"{first.id}.wav")[0]), corpus.mel).numpy()
+
+    picture = out / "spectrograms.png"
+    draw_mels(picture, {who: mel_of(who) for who in ("original", "student", "teacher", "griffin-lim")}, corpus.mel)
+    return picture
+
+
+def _say(text: str) -> None:
+    print(f"\n== {text}", flush=True)
+
+
+def _finished(done: bool) -> None:
+    if not done:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    with report_errors():
+        typer.run(main)
