@@ -26,9 +26,8 @@ def _blocks(
         raise ValueError(f"seed is {seed}, but must lie in [0, 2**64): choose a non-negative seed")
     assert start >= 0 and length >= 0 and columns >= 1
     first, last = start // BLOCK, -(-(start + length) // BLOCK)
-    drawn = [
-        draw(np.random.Generator(np.random.Philox(key=[seed, block])), (BLOCK, columns)) for block in range(first, last)
-    ]
+    keys = [np.array([seed, block], dtype=np.uint64) for block in range(first, last)]  # a list would become float64
+    drawn = [draw(np.random.Generator(np.random.Philox(key=key)), (BLOCK, columns)) for key in keys]
     noise = np.concatenate(drawn) if drawn else np.empty((0, columns))
     return torch.from_numpy(noise[start - first * BLOCK :][:length].copy())
 

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from wavenet.conditioning import check_condition
 from wavenet.model import WaveNet
 from wavenet.sampling import reference
 
@@ -58,7 +57,8 @@ def generate(
             the mel or the noise does not cover; what the model is conditioned on is missing; an unknown speaker.
     """
     weight = model.network.first.weight
-    batch = _batch_size(mel, speaker, noise)
+    _check_shapes(model, mel, noise)
+    batch = _batch_size(mel=mel, speaker=speaker, noise=noise)
     T = _length(model, mel, noise, length)
     if noise is None:
         noise = torch.stack([model.distribution.noise(seed + b, 0, T) for b in range(batch)])
@@ -82,10 +82,14 @@ def parameters(
 ) -> Tensor:
     """What `model(x, mel, speaker)` returns, (B, T, P), computed sample by sample: backends compared on one history.
 
+    The mel may be longer than x.
+
     Raises:
         ValueError: as `generate`.
     """
-    check_condition(mel, x.shape[1], model.config.hop_length, margin=0)
+    _check_shapes(model, mel, None)
+    _batch_size(mel=mel, speaker=speaker, x=x)
+    _length(model, mel, None, x.shape[1])
     cond, batch = _condition(model, mel, speaker), x.shape[0]
     match Backend(backend):
         case Backend.naive:
@@ -117,20 +121,25 @@ def _sampler(model: WaveNet, cond: Tensor | None, batch: int, backend: Backend) 
 
 
 def _condition(model: WaveNet, mel: Tensor | None, speaker: Tensor | None) -> Tensor | None:
-    weight, M = model.network.first.weight, model.config.n_mels
-    if mel is not None and (mel.dim() != 3 or M not in (0, mel.shape[1])):
-        raise ValueError(f"mel has the shape {tuple(mel.shape)}, but this model reads (B, {M}, L): give such a mel")
+    weight = model.network.first.weight
     return model.conditioner(
         None if mel is None else mel.to(weight), None if speaker is None else speaker.to(weight.device)
     )
 
 
-def _batch_size(mel: Tensor | None, speaker: Tensor | None, noise: Tensor | None) -> int:
-    sizes = {
-        name: len(tensor)
-        for name, tensor in (("mel", mel), ("speaker", speaker), ("noise", noise))
-        if tensor is not None
-    }
+def _check_shapes(model: WaveNet, mel: Tensor | None, noise: Tensor | None) -> None:
+    M, columns = model.config.n_mels, model.distribution.n_noise
+    if mel is not None and (mel.dim() != 3 or M not in (0, mel.shape[1])):
+        raise ValueError(f"mel has the shape {tuple(mel.shape)}, but this model reads (B, {M}, L): give such a mel")
+    if noise is not None and (noise.dim() != 3 or noise.shape[2] != columns):
+        raise ValueError(
+            f"noise has the shape {tuple(noise.shape)}, but must be (B, T, {columns}): "
+            "take it from model.distribution.noise"
+        )
+
+
+def _batch_size(**inputs: Tensor | None) -> int:
+    sizes = {name: len(tensor) for name, tensor in inputs.items() if tensor is not None}
     if len(set(sizes.values())) > 1:
         raise ValueError(f"batch sizes differ: {sizes}; give as many of each")
     return next(iter(sizes.values()), 1)
@@ -139,11 +148,6 @@ def _batch_size(mel: Tensor | None, speaker: Tensor | None, noise: Tensor | None
 def _length(model: WaveNet, mel: Tensor | None, noise: Tensor | None, length: int | None) -> int:
     limits = {}
     if noise is not None:
-        if noise.dim() != 3 or noise.shape[2] != model.distribution.n_noise:
-            raise ValueError(
-                f"noise has the shape {tuple(noise.shape)}, but must be (B, T, {model.distribution.n_noise}): "
-                "take it from model.distribution.noise"
-            )
         limits["noise"] = noise.shape[1]
     if mel is not None:
         limits["mel"] = mel.shape[-1] * model.config.hop_length
