@@ -11,9 +11,9 @@ from data.mel import LogMel, MelConfig
 from distill.fit import check_fit
 from distill.losses.kl import KLConfig, kl_divergence, scale_regulariser
 from distill.losses.power import PowerConfig, spectral_distance
-from distill.student import Student, StudentConfig, StudentSample
+from distill.student import Student, StudentSample
 from wavenet.distributions import Gaussian
-from wavenet.model import WaveNet, WaveNetConfig
+from wavenet.model import WaveNet
 from wavenet.objective import Clip
 from wavenet.training.objective import Audition, LossReport, Objective
 
@@ -137,11 +137,3 @@ class DistillationObjective(Objective):
         terms = {f"spectral_{name}": value for name, value in vars(distance).items()}
         frame_by_frame = distance.convergence + distance.log_magnitude
         return LossReport(config.frame_weight * frame_by_frame + config.mean_weight * distance.mean_power, terms)
-
-
-def reach(student: StudentConfig, teacher: WaveNetConfig) -> int:
-    """Samples of left context with which no counted sample depends on what lies before the window.
-
-    The student's context is noise and the mel, the teacher's is the student's x: their reaches add.
-    """
-    return student.receptive_field + teacher.stack.receptive_field

@@ -60,7 +60,7 @@ def entropy(log_scale: Tensor, base: Base) -> Tensor:
 def stratified(like: Tensor, n: int, generator: torch.Generator | None = None) -> Tensor:
     """N uniform draws for every element, one from each N-th of (0, 1): u_i = (i + r_i) / N.
 
-    Their mean of a smooth function has a variance of order N^-3 where independent draws have N^-1.
+    The variance of a mean over independent draws is of order 1 / N; here it is N^-2, which the tails decide.
 
     Args:
         like: (...), for shape, dtype and device.

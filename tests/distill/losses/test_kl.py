@@ -1,0 +1,237 @@
+"""Laws of the divergence: closed forms, Monte Carlo, and where the minimum lies."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from data import mulaw
+from distill.fit import base_for
+from distill.losses.kl import KLConfig, entropy, kl_divergence, scale_regulariser, stratified
+from distill.student import Base
+from wavenet.distributions import Gaussian, OutputConfig, OutputDistribution, OutputKind, output_distribution
+
+
+def _teacher(kind: OutputKind, mixtures: int = 1) -> OutputDistribution:
+    return output_distribution(OutputConfig(kind=kind, mixtures=mixtures))
+
+
+def _matching_params(kind: OutputKind, loc: Tensor, log_scale: Tensor) -> Tensor:
+    """Parameters (B, T, P) with which the teacher is the student's distribution (to the width of a bin)."""
+    if kind is OutputKind.gaussian:
+        return torch.stack([loc, log_scale], dim=-1)
+    if kind is OutputKind.mol:
+        return torch.stack([torch.zeros_like(loc), loc, log_scale], dim=-1)
+    edges = mulaw.bin_edges(loc.dtype)[1:-1]
+    cdf = torch.sigmoid((edges - loc[..., None]) * torch.exp(-log_scale)[..., None])
+    return (F.pad(cdf, (0, 1), value=1.0) - F.pad(cdf, (1, 0), value=0.0)).clamp(min=1e-300).log()
+
+
+def _density(base: Base, loc: float, log_scale: float, x: Tensor) -> Tensor:
+    return (base.log_density((x - loc) * math.exp(-log_scale)) - log_scale).exp()
+
+
+def _constant(value: float, shape: tuple[int, int] = (1, 1)) -> Tensor:
+    return torch.full(shape, value, dtype=torch.float64)
+
+
+# Entropy
+
+
+@pytest.mark.parametrize("base", Base)
+@pytest.mark.parametrize("log_scale", [-6.0, -2.0, 0.5])
+def test_entropy_is_the_integral_of_minus_p_log_p(base: Base, log_scale: float) -> None:
+    x = torch.linspace(-60, 60, 400_001, dtype=torch.float64) * math.exp(log_scale)
+    p = _density(base, 0.0, log_scale, x)
+    integral = torch.trapezoid(-torch.xlogy(p, p), x)
+    torch.testing.assert_close(entropy(_constant(log_scale), base)[0, 0], integral, rtol=1e-8, atol=1e-8)
+
+
+# Draws
+
+
+@given(n=st.integers(1, 130))
+def test_every_stratum_gets_one_draw(n: int) -> None:
+    u = stratified(torch.empty(3, 5), n)
+    assert u.shape == (3, 5, n)
+    assert torch.equal((u.double() * n - 1e-4).floor().clamp(min=0).sort().values[..., 0], torch.zeros(3, 5).double())
+    assert ((u * n - torch.arange(n)) > -1e-4).all() and ((u * n - torch.arange(n)) < 1 + 1e-4).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("extreme", [0.0, 1.0])
+def test_no_draw_has_an_infinite_quantile(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, extreme: float) -> None:
+    monkeypatch.setattr(torch, "rand", lambda *shape, **like: torch.full(shape, extreme, dtype=like["dtype"]))
+    assert torch.logit(stratified(torch.empty(2, dtype=dtype), 100)).isfinite().all()
+
+
+def test_draws_are_uniform() -> None:
+    u = stratified(torch.empty(20_000, dtype=torch.float64), 5).flatten()
+    for power in range(1, 5):
+        error = math.sqrt((1 / (2 * power + 1) - 1 / (power + 1) ** 2) / len(u))  # of independent draws, an upper bound
+        assert abs((u**power).mean().item() - 1 / (power + 1)) < 4 * error
+
+
+def test_stratified_draws_estimate_with_a_fraction_of_the_variance() -> None:
+    teacher = _teacher(OutputKind.mol, mixtures=2)
+    params = torch.tensor([0.0, 1.0, -0.1, 0.1, -3.0, -2.0], dtype=torch.float64).expand(1000, 1, 6)
+    loc, log_scale = _constant(0.05, (1000, 1)), _constant(-2.5, (1000, 1))
+    strata = teacher.cross_entropy(params, loc, log_scale, stratified(loc, 100))
+    independent = teacher.cross_entropy(params, loc, log_scale, torch.rand(1000, 1, 100, dtype=torch.float64))
+    assert strata.var() < independent.var() / 10
+
+
+# The divergence
+
+
+@pytest.mark.parametrize("kind", [OutputKind.mol, OutputKind.gaussian])
+def test_divergence_of_a_distribution_from_itself_is_zero_within_its_standard_error(kind: OutputKind) -> None:
+    loc, log_scale = torch.randn(64, 50) * 0.1, torch.rand(64, 50) * 4 - 6
+    params = _matching_params(kind, loc, log_scale)
+    kl = kl_divergence(_teacher(kind), params, loc, log_scale, base_for(kind), draws=100).kl
+    error = kl.std() / math.sqrt(kl.numel())
+    assert abs(kl.mean()) < 3 * error + 1e-6
+    assert kl.std() < 0.1
+
+
+def test_divergence_from_a_mixture_of_equal_components_is_zero_within_its_standard_error() -> None:
+    loc, log_scale = torch.randn(64, 50) * 0.1, torch.full((64, 50), -4.0)
+    logits = torch.randn(64, 50, 3)
+    params = torch.cat([logits, loc[..., None].expand(-1, -1, 3), log_scale[..., None].expand(-1, -1, 3)], dim=-1)
+    kl = kl_divergence(_teacher(OutputKind.mol, 3), params, loc, log_scale, Base.logistic, draws=100).kl
+    assert abs(kl.mean()) < 3 * kl.std() / math.sqrt(kl.numel())
+
+
+def test_divergence_of_a_mu_law_teacher_from_its_own_logistic_is_zero_to_the_width_of_a_bin() -> None:
+    loc, log_scale = _constant(0.1, (1, 1)), _constant(-3.0)
+    params = _matching_params(OutputKind.mulaw, loc, log_scale)
+    kl = kl_divergence(_teacher(OutputKind.mulaw), params, loc, log_scale, Base.logistic, draws=1).kl
+    assert abs(kl.item()) < 0.01
+
+
+@pytest.mark.parametrize("kind", OutputKind)
+@given(loc=st.floats(-0.2, 0.2), log_scale=st.floats(-4.5, -2.5), d_loc=st.floats(-1, 1), d_log_scale=st.floats(-1, 1))
+@settings(max_examples=10, deadline=None)
+def test_the_loss_is_least_for_the_student_equal_to_the_teacher(
+    kind: OutputKind, loc: float, log_scale: float, d_loc: float, d_log_scale: float
+) -> None:
+    """From wherever it starts, the descent ends at the teacher's loc and scale."""
+    teacher = _teacher(kind)
+    params = _matching_params(kind, _constant(loc), _constant(log_scale))
+    scale = math.exp(log_scale)
+    at = torch.stack([_constant(loc + d_loc * scale), _constant(log_scale + d_log_scale)]).requires_grad_()
+    optimizer = torch.optim.LBFGS([at], max_iter=100, line_search_fn="strong_wolfe", tolerance_change=1e-12)
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        draws = torch.Generator().manual_seed(1)
+        total = kl_divergence(teacher, params, at[0], at[1], base_for(kind), 500, draws).kl.sum()
+        if isinstance(teacher, Gaussian):
+            total = total + 4 * scale_regulariser(teacher, params, at[1]).sum()
+        total.backward()
+        return total
+
+    optimizer.step(loss)
+    assert at[0].item() == pytest.approx(loc, abs=0.03 * scale)
+    assert at[1].item() == pytest.approx(log_scale, abs=0.03)
+
+
+@pytest.mark.parametrize("kind", OutputKind)
+@pytest.mark.parametrize(("d_loc", "d_log_scale"), [(0.7, 0.0), (-0.7, 0.0), (0.0, 0.4), (0.0, -0.4)])
+def test_every_departure_from_the_teacher_costs(kind: OutputKind, d_loc: float, d_log_scale: float) -> None:
+    loc, log_scale = _constant(0.05), _constant(-3.0)
+    params = _matching_params(kind, loc, log_scale)
+
+    def kl(loc: Tensor, log_scale: Tensor) -> float:
+        draws = torch.Generator().manual_seed(1)
+        return kl_divergence(_teacher(kind), params, loc, log_scale, base_for(kind), 200, draws).kl.item()
+
+    assert kl(loc + d_loc * log_scale.exp(), log_scale + d_log_scale) > kl(loc, log_scale) + 0.02
+
+
+# Cross-entropies against plain integration
+
+
+def test_monte_carlo_cross_entropy_is_the_integral_over_the_students_density() -> None:
+    teacher = _teacher(OutputKind.mol, mixtures=2)
+    params = torch.tensor([[[0.0, 1.0, -0.1, 0.1, -3.0, -2.0]]], dtype=torch.float64)
+    loc, log_scale = 0.05, -2.5
+    u = stratified(_constant(0.0, (1, 1)), 200_000)
+    estimate = teacher.cross_entropy(params, _constant(loc), _constant(log_scale), u)
+    x = torch.linspace(-4, 4, 200_001, dtype=torch.float64)
+    integrand = -_density(Base.logistic, loc, log_scale, x) * teacher.log_density(params[0], x)
+    torch.testing.assert_close(estimate[0, 0], torch.trapezoid(integrand, x), rtol=0, atol=1e-4)
+
+
+def test_mu_law_cross_entropy_is_the_integral_over_the_students_density() -> None:
+    teacher = _teacher(OutputKind.mulaw)
+    params = torch.randn(1, 1, 256, dtype=torch.float64)
+    loc, log_scale = 0.1, -3.5  # no mass beyond [-1, 1], where the density is zero
+    edges = mulaw.bin_edges()
+    widths = edges.diff()[:, None] / 20
+    x = edges[:-1, None] + widths * (torch.arange(20) + 0.5)  # (256, 20): midpoints within every bin
+    log_density = teacher.log_density(params[0, 0].expand(256, 20, 256), x)
+    integral = (-_density(Base.logistic, loc, log_scale, x) * log_density * widths).sum()
+    closed = teacher.cross_entropy(params, _constant(loc), _constant(log_scale), None)
+    torch.testing.assert_close(closed[0, 0], integral, rtol=0, atol=1e-4)
+
+
+@given(mean=st.floats(-1, 1), teacher_log_scale=st.floats(-3, 0), loc=st.floats(-1, 1), log_scale=st.floats(-3, 0))
+@settings(deadline=None)
+def test_gaussian_divergence_is_the_textbook_closed_form(
+    mean: float, teacher_log_scale: float, loc: float, log_scale: float
+) -> None:
+    params = torch.tensor([[[mean, teacher_log_scale]]], dtype=torch.float64)
+    kl = kl_divergence(_teacher(OutputKind.gaussian), params, _constant(loc), _constant(log_scale), Base.normal, 1).kl
+    student = torch.distributions.Normal(loc, math.exp(log_scale))
+    teacher = torch.distributions.Normal(mean, math.exp(teacher_log_scale))
+    expected = torch.distributions.kl_divergence(student, teacher)
+    assert kl.item() == pytest.approx(expected.item(), rel=1e-4, abs=1e-5)
+
+
+def test_gradient_reaches_loc_and_scale_through_the_draws() -> None:
+    """d H / d loc and d H / d log_scale by Monte Carlo are those of the integral."""
+    teacher = _teacher(OutputKind.mol, mixtures=2)
+    params = torch.tensor([[[0.0, 1.0, -0.1, 0.1, -3.0, -2.0]]], dtype=torch.float64)
+    loc, log_scale = _constant(0.05).requires_grad_(), _constant(-2.5).requires_grad_()
+    teacher.cross_entropy(params, loc, log_scale, stratified(loc.detach(), 100_000)).backward()
+    x = torch.linspace(-4, 4, 200_001, dtype=torch.float64)
+    log_density = teacher.log_density(params[0], x)
+
+    def integral(loc: float, log_scale: float) -> float:
+        return torch.trapezoid(-_density(Base.logistic, loc, log_scale, x) * log_density, x).item()
+
+    h = 1e-4
+    assert loc.grad is not None and log_scale.grad is not None
+    slopes = ((integral(0.05 + h, -2.5) - integral(0.05 - h, -2.5)) / (2 * h), loc.grad.item())
+    assert slopes[1] == pytest.approx(slopes[0], rel=1e-2)
+    slopes = ((integral(0.05, -2.5 + h) - integral(0.05, -2.5 - h)) / (2 * h), log_scale.grad.item())
+    assert slopes[1] == pytest.approx(slopes[0], rel=1e-2)
+
+
+@pytest.mark.parametrize("x", [-3.0, 0.0, 3.0])
+def test_a_mixture_scores_and_pulls_what_lies_beyond_full_scale(x: float) -> None:
+    """As a density, not as the mass of edge bins, which is flat there."""
+    teacher, loc = _teacher(OutputKind.mol), torch.full((1, 1), x, requires_grad=True)
+    params = torch.tensor([[[0.0, 0.5, -3.0]]])
+    kl = kl_divergence(teacher, params, loc, torch.full((1, 1), -3.0), Base.logistic, draws=100).kl
+    kl.backward()
+    assert loc.grad is not None
+    assert torch.sign(loc.grad).item() == math.copysign(1, x - 0.5) and loc.grad.abs().item() > 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"weight": -1.0}, "kl.weight is -1"),
+        ({"draws": 0}, "kl.draws is 0"),
+        ({"regulariser": math.nan}, "regulariser"),
+    ],
+)
+def test_a_config_that_makes_no_sense_is_refused(changes: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        KLConfig(**changes)  # type: ignore[arg-type]

@@ -1,0 +1,124 @@
+"""Laws of the spectral loss."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from distill.losses.power import POWER_FLOOR, PowerConfig, SpectralDistance, power_spectrogram, spectral_distance
+
+SIZES = [64, 256]
+T = 2048
+
+
+@pytest.fixture
+def speech() -> Tensor:
+    """Harmonics under an envelope, and a little noise; (2, T)."""
+    t = torch.arange(T) / 8000
+    tone = sum(torch.sin(2 * math.pi * 140 * k * t) / k for k in range(1, 12))
+    return torch.stack([0.1 * tone * torch.sin(2 * math.pi * 3 * t), 0.05 * tone]) + 0.001 * torch.randn(2, T)
+
+
+def _total(distance: SpectralDistance) -> Tensor:
+    return distance.convergence + distance.log_magnitude + distance.mean_power
+
+
+def test_equal_signals_are_at_no_distance(speech: Tensor) -> None:
+    for value in vars(spectral_distance(speech, speech.clone(), SIZES)).values():
+        assert value == 0
+
+
+def test_every_term_falls_on_the_way_to_the_target(speech: Tensor) -> None:
+    other = 0.05 * torch.randn_like(speech)
+    path = [spectral_distance(torch.lerp(other, speech, w), speech, SIZES) for w in (0.0, 0.4, 0.8, 0.95, 1.0)]
+    for name in vars(path[0]):
+        values = [getattr(step, name).item() for step in path]
+        assert values == sorted(values, reverse=True) and values[0] > 10 * values[-2] / 9
+
+
+def test_a_small_shift_is_nearer_than_another_signal_of_the_same_power(speech: Tensor) -> None:
+    shifted = speech.roll(4, dims=1)
+    noise = torch.randn_like(speech) * speech.square().mean(dim=1, keepdim=True).sqrt()
+    near, far = spectral_distance(shifted, speech, SIZES), spectral_distance(noise, speech, SIZES)
+    assert _total(near) < 0.3 * _total(far)
+    assert near.mean_power < 0.1
+
+
+def test_the_time_averaged_term_ignores_where_in_time_the_power_lies(speech: Tensor) -> None:
+    moved = speech.roll(T // 2, dims=1)
+    distance = spectral_distance(moved, speech, [64])
+    assert distance.mean_power < 0.5 * distance.log_magnitude
+
+
+@pytest.mark.parametrize("gain", [0.5, 0.9, 2.0])
+def test_a_wrong_level_costs_its_logarithm(speech: Tensor, gain: float) -> None:
+    distance = spectral_distance(gain * speech, speech, SIZES)
+    assert distance.convergence.item() == pytest.approx(abs(gain - 1), rel=1e-3)
+    assert distance.log_magnitude.item() == pytest.approx(abs(math.log(gain)), rel=1e-2)  # the floor takes some
+    assert distance.mean_power.item() == pytest.approx(2 * abs(math.log(gain)), rel=1e-3)
+
+
+@pytest.mark.parametrize("silent", ["x", "target", "both"])
+def test_gradients_are_finite_on_digital_silence(speech: Tensor, silent: str) -> None:
+    x = torch.zeros_like(speech) if silent != "target" else speech.clone()
+    target = torch.zeros_like(speech) if silent != "x" else speech
+    x.requires_grad_()
+    loss = _total(spectral_distance(x, target, SIZES))
+    loss.backward()
+    assert loss.isfinite() and x.grad is not None and x.grad.isfinite().all()
+
+
+def test_gradients_are_finite_at_equality(speech: Tensor) -> None:
+    x = speech.clone().requires_grad_()
+    _total(spectral_distance(x, speech, SIZES)).backward()
+    assert x.grad is not None and x.grad.isfinite().all()
+
+
+def test_the_window_keeps_a_tone_between_two_bins_from_leaking() -> None:
+    t = torch.arange(T, dtype=torch.float64)
+    tone = torch.sin(2 * math.pi * 10.5 / 256 * t)[None]
+    power = power_spectrogram(tone, 256)[0].mean(dim=0)
+    assert power[60:].max() < 1e-6 * power.max()  # a rectangle leaks 3e-4 there
+
+
+def test_a_constant_tone_has_the_same_power_in_every_frame() -> None:
+    """Without a window the phase at the edges would show."""
+    t = torch.arange(T, dtype=torch.float64)
+    power = power_spectrogram(torch.sin(2 * math.pi * 10.3 / 256 * t)[None], 256)[0, :, 10]
+    assert power.std() / power.mean() < 1e-3
+
+
+def test_white_noise_has_the_power_that_the_floor_is_stated_in() -> None:
+    power = power_spectrogram(1.6e-5 * torch.randn(50, T, dtype=torch.float64) * 100, 1024)[..., 8:-8]
+    assert power.mean().item() / 1e4 == pytest.approx(POWER_FLOOR, rel=0.05)
+
+
+def test_every_resolution_sees_the_first_and_the_last_sample(speech: Tensor) -> None:
+    for at in (1, T - 2):
+        changed = speech.clone()
+        changed[:, at] += 0.5
+        assert spectral_distance(changed, speech, [64]).convergence > 0
+
+
+def test_autocast_changes_nothing(speech: Tensor) -> None:
+    other = speech.roll(3, dims=1)
+    exact = spectral_distance(other, speech, SIZES)
+    with torch.autocast("cpu", torch.bfloat16):
+        under = spectral_distance(other, speech, SIZES)
+    for name, value in vars(exact).items():
+        assert getattr(under, name).dtype == torch.float32
+        torch.testing.assert_close(getattr(under, name), value, rtol=0, atol=0)
+
+
+def test_a_signal_shorter_than_the_window_is_refused() -> None:
+    with pytest.raises(ValueError, match="windows of 256 samples, but the signal has 100"):
+        spectral_distance(torch.zeros(1, 100), torch.zeros(1, 100), SIZES)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"fft_sizes": []}, {"fft_sizes": [2]}, {"frame_weight": -1.0}, {"mean_weight": math.inf}]
+)
+def test_a_config_that_makes_no_sense_is_refused(changes: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=f"power.{next(iter(changes))} is"):
+        PowerConfig(**changes)  # type: ignore[arg-type]

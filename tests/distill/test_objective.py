@@ -1,0 +1,329 @@
+"""Laws of distillation as a whole: who reads what, where the gradient goes, and which samples count."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from data.dataset import Batch
+from data.mel import MelConfig, log_mel
+from distill.losses.kl import KLConfig, kl_divergence
+from distill.losses.power import PowerConfig
+from distill.objective import DistillationObjective, LossesConfig
+from distill.student import Base, Student
+from wavenet.distributions import OutputKind
+from wavenet.model import WaveNet
+from wavenet.objective import Clip
+from wavenet.sampling import reference
+
+GAIN = 1.6
+MakeTeacher = Callable[[OutputKind], WaveNet]
+MakeStudent = Callable[..., Student]
+MakeObjective = Callable[..., DistillationObjective]
+
+
+@pytest.fixture
+def make_objective(make_teacher: MakeTeacher, make_student: MakeStudent, mel_config: MelConfig) -> MakeObjective:
+    def make(
+        kind: OutputKind = OutputKind.mol,
+        losses: LossesConfig | None = None,
+        initial_scale: float = 0.05,
+        clips: list[Clip] | None = None,
+    ) -> DistillationObjective:
+        teacher = make_teacher(kind)
+        nn.init.normal_(teacher.network.last.weight, std=0.1)  # its opinion depends on what it reads
+        losses = losses or LossesConfig(KLConfig(draws=10), PowerConfig([32, 64]))
+        return DistillationObjective(
+            make_student(teacher, initial_scale), teacher, losses, mel_config, GAIN, clips or []
+        )
+
+    return make
+
+
+class Ear:
+    """What a module is given and what it returns, call by call."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.heard: list[Tensor] = []
+        self.said: list[object] = []
+        module.register_forward_hook(self._listen)
+
+    def _listen(self, module: nn.Module, inputs: tuple[Tensor, ...], output: object) -> None:
+        self.heard.append(inputs[0])
+        self.said.append(output)
+
+
+# What the teacher reads
+
+
+@pytest.mark.parametrize("kind", OutputKind)
+def test_the_teacher_reads_the_students_samples_once_and_as_they_are(
+    make_objective: MakeObjective, batch: Batch, kind: OutputKind
+) -> None:
+    objective = make_objective(kind, initial_scale=2.0)
+    student, teacher, network = Ear(objective.model), Ear(objective.teacher), Ear(objective.teacher.network)
+    objective(batch, 0)
+    (x,) = teacher.heard
+    assert x is student.said[0].x  # neither clipped, nor rounded, nor detached
+    assert x.abs().max() > 1 and x.requires_grad
+    (read,) = network.heard
+    loudest = x.abs() > 1
+    assert (read[loudest].abs() > 1).all()
+    assert len(read[loudest].unique()) == len(x[loudest].unique())
+
+
+def test_more_draws_resample_the_present_and_leave_the_past(make_objective: MakeObjective, batch: Batch) -> None:
+    objective = make_objective()
+    pasts, terms = [], []
+    for draws in (5, 50):
+        objective.losses.kl.draws = draws
+        ear = Ear(objective.teacher)
+        torch.manual_seed(3)
+        terms.append(objective(batch, 0).terms)
+        pasts.append(ear.heard[0])
+    assert torch.equal(*pasts)
+    assert terms[0]["cross_entropy"] != terms[1]["cross_entropy"]
+    assert terms[0]["entropy"] == terms[1]["entropy"]
+    assert terms[0]["spectral_convergence"] == terms[1]["spectral_convergence"]
+
+
+def test_the_teachers_parameters_are_for_the_sample_that_the_student_draws(make_teacher: MakeTeacher) -> None:
+    """A student whose loc and scale are the teacher's own, at every t, diverges by nothing; shifted by one it does."""
+    teacher = make_teacher(OutputKind.gaussian).double()
+    nn.init.normal_(teacher.network.last.weight, std=0.3)
+    mel = torch.randn(1, teacher.config.n_mels, 4, dtype=torch.float64)
+    noise = torch.randn(1, 64, 1, dtype=torch.float64)
+    frames = teacher.network.project(teacher.conditioner(mel, None))
+    x = reference.sample(teacher, frames, noise, reference.initial_state(teacher, 1))
+    said = reference.parameters(teacher, frames, x, reference.initial_state(teacher, 1))
+    loc, log_scale = said[..., 0], said[..., 1]
+    torch.testing.assert_close(noise[..., 0] * log_scale.exp() + loc, x)
+    params = teacher(x, mel)
+    aligned = kl_divergence(teacher.distribution, params, loc, log_scale, Base.normal, 1).kl
+    shifted = kl_divergence(teacher.distribution, params.roll(1, dims=1), loc, log_scale, Base.normal, 1).kl
+    assert aligned.abs().max() < 1e-9
+    assert shifted.mean() > 1e-3
+
+
+# Where the gradient goes
+
+
+def _gradient(student: Student) -> float:
+    grads = [param.grad for param in student.parameters() if param.grad is not None]
+    return sum(grad.abs().sum().item() for grad in grads)
+
+
+@pytest.mark.parametrize("kind", OutputKind)
+def test_every_weight_of_the_student_gets_a_gradient_and_none_of_the_teacher(
+    make_objective: MakeObjective, batch: Batch, kind: OutputKind
+) -> None:
+    objective = make_objective(kind)
+    before = {name: weight.clone() for name, weight in objective.teacher.state_dict().items()}
+    report = objective(batch, 0)
+    report.loss.backward()
+    for name, param in objective.model.named_parameters():
+        assert param.grad is not None and param.grad.isfinite().all(), name
+    assert all(param.grad is None and not param.requires_grad for param in objective.teacher.parameters())
+    assert all(torch.equal(before[name], weight) for name, weight in objective.teacher.state_dict().items())
+
+
+@pytest.mark.parametrize("kind", OutputKind)
+def test_gradient_flows_through_the_frozen_teacher_and_through_the_present_sample(
+    make_objective: MakeObjective, batch: Batch, kind: OutputKind
+) -> None:
+    objective = make_objective(kind)
+    student, teacher = objective.model, objective.teacher
+    for through_teacher in (True, False):
+        student.zero_grad()
+        sample = student(student.config.base.draw(batch.wav), batch.mel, batch.speaker, batch.margin)
+        params = teacher(sample.x, batch.mel, batch.speaker, batch.margin)
+        loc, log_scale = sample.loc, sample.log_scale
+        if through_teacher:
+            loc, log_scale = loc.detach(), log_scale.detach()
+        else:
+            params = params.detach()
+        kl_divergence(teacher.distribution, params, loc, log_scale, student.config.base, 10).kl.mean().backward()
+        assert _gradient(student) > 0
+
+
+# Which samples count
+
+
+@pytest.mark.parametrize("kind", OutputKind)
+def test_the_real_audio_of_the_left_context_does_not_count(
+    make_objective: MakeObjective, batch: Batch, kind: OutputKind
+) -> None:
+    objective = make_objective(kind)
+    other = batch.wav.clone()
+    other[:, : batch.left] = torch.randn_like(other[:, : batch.left])
+    reports = []
+    for wav in (batch.wav, other):
+        torch.manual_seed(1)
+        reports.append(objective(replace(batch, wav=wav), 0))
+    assert torch.equal(reports[0].loss, reports[1].loss)
+    assert objective.samples(batch) == batch.wav[:, batch.left :].numel()
+
+
+def test_divergence_counts_the_samples_after_the_left_context_alone(
+    make_objective: MakeObjective, batch: Batch
+) -> None:
+    objective = make_objective(OutputKind.gaussian)
+    student, teacher = Ear(objective.model), Ear(objective.teacher)
+    terms = objective(batch, 0).terms
+    sample, params = student.said[0], teacher.said[0]
+    kl = kl_divergence(objective.teacher.distribution, params, sample.loc, sample.log_scale, Base.normal, 1).kl
+    torch.testing.assert_close(terms["kl"], kl[:, batch.left :].mean().detach())
+
+
+def test_with_the_full_reach_as_left_context_the_start_of_the_window_does_not_matter(
+    make_objective: MakeObjective, batch: Batch
+) -> None:
+    """Student's reach plus teacher's: what was before the window cannot be told from zeros."""
+    objective = make_objective(OutputKind.gaussian)
+    reach = objective.model.receptive_field + objective.teacher.receptive_field
+    assert reach <= batch.left
+    student, teacher = objective.model, objective.teacher
+    z = torch.randn_like(batch.wav)
+    other = z.clone()
+    other[:, : batch.left - reach] = torch.randn_like(other[:, : batch.left - reach])
+    params = [
+        teacher(student(noise, batch.mel, None, batch.margin).x, batch.mel, None, batch.margin) for noise in (z, other)
+    ]
+    torch.testing.assert_close(params[0][:, batch.left :], params[1][:, batch.left :], rtol=0, atol=1e-6)
+
+
+# Terms
+
+
+NAMES = {"kl", "cross_entropy", "entropy", "spectral_convergence", "spectral_log_magnitude", "spectral_mean_power"}
+
+
+@pytest.mark.parametrize("kind", OutputKind)
+def test_the_loss_is_the_weighted_sum_of_its_named_terms(
+    make_objective: MakeObjective, batch: Batch, kind: OutputKind
+) -> None:
+    losses = LossesConfig(KLConfig(0.7, 10, regulariser=3.0), PowerConfig([32, 64], frame_weight=2.0, mean_weight=0.3))
+    report = make_objective(kind, losses)(batch, 0)
+    t = report.terms
+    assert set(t) == NAMES | ({"scale_regulariser"} if kind is OutputKind.gaussian else set())
+    assert not any(term.requires_grad for term in t.values())
+    torch.testing.assert_close(t["kl"], t["cross_entropy"] - t["entropy"])
+    expected = 0.7 * (t["kl"] + 3.0 * t.get("scale_regulariser", torch.zeros(())))
+    expected += 2.0 * (t["spectral_convergence"] + t["spectral_log_magnitude"]) + 0.3 * t["spectral_mean_power"]
+    torch.testing.assert_close(report.loss.detach(), expected)
+
+
+def test_without_its_weight_the_teacher_is_not_asked(make_objective: MakeObjective, batch: Batch) -> None:
+    objective = make_objective(losses=LossesConfig(KLConfig(weight=0.0), PowerConfig([32])))
+    ear = Ear(objective.teacher)
+    assert set(objective(batch, 0).terms) == {name for name in NAMES if name.startswith("spectral")}
+    assert not ear.heard
+
+
+def test_without_its_weights_the_spectrum_is_left_out(make_objective: MakeObjective, batch: Batch) -> None:
+    objective = make_objective(losses=LossesConfig(KLConfig(draws=5), PowerConfig([32], 0.0, 0.0)))
+    assert set(objective(batch, 0).terms) == {"kl", "cross_entropy", "entropy"}
+
+
+def test_a_loss_without_any_weight_is_refused() -> None:
+    with pytest.raises(ValueError, match="every weight of the loss is 0"):
+        LossesConfig(KLConfig(weight=0.0), PowerConfig(frame_weight=0.0, mean_weight=0.0))
+
+
+def test_a_student_that_does_not_fit_is_refused(
+    make_teacher: MakeTeacher, make_student: MakeStudent, mel_config
+) -> None:
+    student = make_student(make_teacher(OutputKind.mol))
+    with pytest.raises(ValueError, match="set base=normal"):
+        DistillationObjective(student, make_teacher(OutputKind.gaussian), LossesConfig(), mel_config, GAIN, [])
+
+
+# Training
+
+
+@pytest.mark.parametrize("kind", OutputKind)
+def test_a_few_steps_reduce_the_loss(make_objective: MakeObjective, batch: Batch, kind: OutputKind) -> None:
+    objective = make_objective(kind, initial_scale=0.2)
+    optimizer = torch.optim.Adam(objective.model.parameters(), lr=5e-3)
+    losses = []
+    for step in range(25):
+        torch.manual_seed(step)
+        report = objective(batch, step)
+        optimizer.zero_grad()
+        report.loss.backward()
+        optimizer.step()
+        losses.append(report.loss.item())
+    assert sum(losses[-3:]) < 0.9 * sum(losses[:3])
+
+
+def test_the_same_seed_gives_the_same_loss_and_another_seed_another(
+    make_objective: MakeObjective, batch: Batch
+) -> None:
+    objective = make_objective()
+    values = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        values.append(objective(batch, 0).loss.item())
+    assert values[0] == values[1] != values[2]
+
+
+def test_under_autocast_the_waveform_keeps_its_precision_and_the_losses_stay_float32(
+    make_objective: MakeObjective, batch: Batch
+) -> None:
+    objective = make_objective()
+    ear = Ear(objective.teacher)
+    reports = []
+    for enabled in (False, True):
+        torch.manual_seed(1)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            reports.append(objective(batch, 0))
+    exact, rounded = ear.heard
+    assert rounded.dtype == torch.float32
+    assert not torch.equal(rounded, rounded.bfloat16().float())
+    torch.testing.assert_close(rounded, exact, rtol=0, atol=5e-3)
+    for name, value in reports[1].terms.items():
+        assert value.dtype == torch.float32
+        torch.testing.assert_close(value, reports[0].terms[name], rtol=0.02, atol=0.02)
+
+
+def test_the_teacher_stays_in_eval_mode(make_objective: MakeObjective) -> None:
+    objective = make_objective().train()
+    assert objective.model.training and not objective.teacher.training
+
+
+# Validation and listening
+
+
+@pytest.mark.parametrize("kind", OutputKind)
+@torch.no_grad()
+def test_validation_adds_the_mel_distance_and_the_bits_of_the_students_audio(
+    make_objective: MakeObjective, batch: Batch, mel_config: MelConfig, kind: OutputKind
+) -> None:
+    objective = make_objective(kind)
+    ear = Ear(objective.model)
+    torch.manual_seed(1)
+    figures = objective.validate(batch)
+    x = ear.said[0].x
+    said, real = (log_mel(wav[:, batch.left :] / GAIN, mel_config) for wav in (x, batch.wav))
+    assert figures["log_mel_l1"] == pytest.approx((said - real).abs().mean().item(), rel=1e-5)
+    params = objective.teacher(x, batch.mel, batch.speaker, batch.margin)[:, batch.left :]
+    bits = objective.teacher.distribution.bits(params, x[:, batch.left :], GAIN).mean()
+    assert figures["bits"] == pytest.approx(bits.item(), rel=1e-5)
+    torch.manual_seed(1)
+    report = objective(batch, 0)
+    assert figures["loss"] == pytest.approx(report.loss.item(), rel=1e-5)
+    assert set(report.terms) < set(figures)
+
+
+@torch.no_grad()
+def test_every_clip_is_heard_as_recorded_and_as_the_student_says_it(
+    make_objective: MakeObjective, batch: Batch, mel_config: MelConfig
+) -> None:
+    whole = Batch(batch.wav[:1], batch.mel[:1], batch.speaker[:1], 0, batch.margin)
+    original, student = make_objective(clips=[Clip("hello", whole)]).audition()
+    assert (original.name, student.name) == ("hello/original", "hello/student")
+    assert original.sample_rate == student.sample_rate == mel_config.sample_rate
+    torch.testing.assert_close(torch.from_numpy(original.wav), batch.wav[0] / GAIN)
+    assert student.wav.shape == original.wav.shape and abs(student.wav).max() <= 1
