@@ -20,6 +20,11 @@ class CropsConfig(CropConfig):
 
     left_frames: int | None = None
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.left_frames is not None and self.left_frames < 0:
+            raise ValueError(f"crops.left_frames is {self.left_frames}; it must be 0 or more, or null for all")
+
 
 @dataclass
 class Crops:

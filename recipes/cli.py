@@ -57,7 +57,7 @@ def _configured(name: str, overrides: list[str] | None, cfg: str | None, schema:
     return configure(name, overrides or [], schema)
 
 
-@app.command(epilog="Example: wavenet prepare corpus=folder corpus.path=recordings out=runs/data")
+@app.command(epilog="Example: wavenet prepare corpus=folder corpus.root=recordings out=runs/data")
 def prepare(overrides: Overrides = None, cfg: Show = None) -> None:
     """Make sound files into features for training: any field of configs/prepare.yaml as FIELD=VALUE."""
     from data.prepare import PrepareConfig

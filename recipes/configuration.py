@@ -1,9 +1,10 @@
 """From YAML and command line overrides to checked dataclasses: Hydra ends here."""
 
+import re
 from typing import TypeVar, cast
 
 from hydra import compose, initialize_config_module
-from hydra.errors import HydraException
+from hydra.errors import ConfigCompositionException, HydraException, OverrideParseException
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
@@ -40,8 +41,17 @@ def _typed(name: str, overrides: list[str], schema: type) -> object:
         with initialize_config_module("configs", version_base="1.3"):
             composed = compose(name, overrides)
         return OmegaConf.merge(OmegaConf.structured(schema), composed)
+    except OverrideParseException as error:
+        raise ConfigError(f"{error.override} is no FIELD=VALUE ({_one_line(error)})") from None
+    except ConfigCompositionException as error:
+        raise ConfigError(f"{_fault(error)}; `wavenet {name} --cfg job` shows all that there is") from None
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_one_line(error)) from None
+
+
+def _fault(error: ConfigCompositionException) -> str:
+    """Hydra's message without its advice (to add a key, which the schema then refuses) and its search path."""
+    return re.split(r"\.? (?:To append to your config|Config search path)", _one_line(error))[0]
 
 
 def _one_line(error: Exception) -> str:

@@ -32,6 +32,10 @@ class DistillConfig:
     optim: OptimConfig
     trainer: TrainerConfig
 
+    def __post_init__(self) -> None:
+        if self.clips < 0:
+            raise ValueError(f"clips is {self.clips}; it must be 0 or more")
+
 
 def distill(config: DistillConfig) -> bool:
     """Distil, or go on, in `config.run`; False when a signal ended the run before its last step.

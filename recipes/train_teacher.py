@@ -49,6 +49,10 @@ class TrainConfig:
     optim: OptimConfig
     trainer: TrainerConfig
 
+    def __post_init__(self) -> None:
+        if self.clips < 0:
+            raise ValueError(f"clips is {self.clips}; it must be 0 or more")
+
 
 def train(config: TrainConfig) -> bool:
     """Train, or go on training, in `config.run`; False when a signal ended the run before its last step.
