@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -95,6 +95,15 @@ def test_temperature_multiplies_the_noise(student: Student, mel: Tensor, tempera
     z = torch.stack([student.noise(0, 0, 64), student.noise(1, 0, 64)])
     warm = student.generate(mel, temperature=temperature)
     torch.testing.assert_close(warm, student.generate(mel, noise=temperature * z))
+
+
+def test_another_speaker_makes_another_waveform_of_the_same_noise(student: Student, mel: Tensor) -> None:
+    config = replace(student.config, n_speakers=3)
+    student = Student(config).double()
+    first, second = (student.generate(mel[:1], torch.tensor([speaker])) for speaker in (0, 2))
+    assert not torch.allclose(first, second)
+    with pytest.raises(ValueError, match="3 speakers"):
+        student.generate(mel)
 
 
 def test_the_reach_is_the_receptive_field_exactly(student: Student, mel: Tensor) -> None:
