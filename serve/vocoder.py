@@ -12,9 +12,11 @@ from data.audio import resample
 from data.mel import LogMel, MelConfig, MelError, check_mel
 from distill.student import Student, load_student
 from wavenet.conditioning import speaker_index
+from wavenet.device import find_device
 from wavenet.pretrained import mel_config
 
 Array = NDArray[np.floating[Any]]
+LOUDEST = 10.0  # a float waveform may overshoot 1; beyond this it is no such waveform
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -39,7 +41,7 @@ class Vocoder:
         self.mel = mel
         self.sample_rate = mel.sample_rate
         self.speakers = speakers
-        self.device = torch.device(device)
+        self.device = find_device(device)
         self._dtype = DTYPES[dtype]
         self._gain = gain
         self._student = student.to(self.device)
@@ -56,10 +58,9 @@ class Vocoder:
 
         Raises:
             CheckpointError: missing, damaged, or no student.
+            ValueError: no such device or dtype.
         """
         student, description = load_student(checkpoint)
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
         return cls(student, mel_config(description, checkpoint), description.gain, description.speakers, device, dtype)
 
     @overload
@@ -104,8 +105,9 @@ class Vocoder:
         if isinstance(mel, tuple):
             frames = self.mel_of(*mel)
         else:
-            check_mel(mel, self.mel)
-            frames = torch.as_tensor(np.asarray(mel) if not isinstance(mel, Tensor) else mel)
+            given = mel.detach() if isinstance(mel, Tensor) else mel
+            check_mel(given, self.mel)
+            frames = given if isinstance(given, Tensor) else torch.from_numpy(_plain(given))
         batch = frames.to(self.device, torch.float32)
         batch = batch if batch.ndim == 3 else batch[None]  # (B, M, L)
         wav = self._speak(batch, seed, temperature, speaker)  # (B, L hop)
@@ -116,14 +118,21 @@ class Vocoder:
         """The mel (M, L) of a mono waveform (T,) at any sampling rate.
 
         Raises:
-            MelError: not one-dimensional, NaN or infinity, shorter than a frame.
+            MelError: not one-dimensional, empty, NaN or infinity, far beyond [-1, 1], shorter than a frame; a sampling
+                rate that is none.
         """
-        wav = np.asarray(wav, np.float32)
-        if wav.ndim != 1:
-            raise MelError(f"a waveform has the shape (T,), not {wav.shape}: give one channel")
+        wav = _plain(wav)
+        if wav.ndim != 1 or not len(wav):
+            raise MelError(f"a waveform has the shape (T,), not {wav.shape}: give one channel of sound")
         if not np.isfinite(wav).all():
             raise MelError("the waveform holds NaN or infinity: give finite samples in [-1, 1]")
-        return self._log_mel(torch.from_numpy(resample(wav, rate, self.sample_rate)).to(self.device))
+        if np.abs(wav).max() > LOUDEST:
+            raise MelError(
+                f"the waveform reaches {np.abs(wav).max():g}: scale it into [-1, 1], 16-bit samples by 1/32768"
+            )
+        if rate < 1 or rate != int(rate):
+            raise MelError(f"the sampling rate is {rate}: give a positive whole number of Hz")
+        return self._log_mel(torch.from_numpy(resample(wav, int(rate), self.sample_rate)).to(self.device))
 
     def _speak(self, mel: Tensor, seed: int, temperature: float, speaker: str | None) -> Tensor:
         index = speaker_index(speaker, self.speakers)
@@ -132,3 +141,8 @@ class Vocoder:
         with torch.autocast(self.device.type, self._dtype, enabled=self._dtype != torch.float32):
             x = self._student.generate(mel, index, seed=seed, temperature=temperature)
         return x.float() / self._gain
+
+
+def _plain(array: Array) -> NDArray[np.float32]:
+    """A copy that torch takes, whatever the byte order, the strides and the flags of the original."""
+    return np.array(array, np.float32, order="C")

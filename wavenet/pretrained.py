@@ -2,8 +2,9 @@
 
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
+from enum import StrEnum
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_origin
 
 from torch import nn
 
@@ -30,18 +31,38 @@ def load_model(
     """The model of `kind` in `directory`, rebuilt from its own description; see `load_teacher`."""
     description = load_description(directory, kind)
     config = config_from(config_type, description.model, directory)
+    voices, named = description.model.get("n_speakers", 0), len(description.speakers)
+    if voices != named:
+        raise CheckpointError(
+            f"{directory}: its config.json names {named} speakers for a model of {voices}; copy the checkpoint again"
+        )
     model = model_type(config)
     load_into(model, load_weights(directory))
     return model.eval(), description
 
 
 def mel_config(description: Description, directory: Path | str) -> MelConfig:
-    """The mel that a checkpoint was trained on."""
-    return config_from(MelConfig, description.mel, directory)
+    """The mel that a checkpoint was trained on.
+
+    Raises:
+        CheckpointError: config.json describes none, or one that its model does not read.
+    """
+    mel = config_from(MelConfig, description.mel, directory)
+    bands, hop = description.model.get("n_mels"), description.model.get("hop_length")
+    if bands not in (0, mel.n_mels) or hop != mel.hop_length:  # 0: a model that reads no mel
+        raise CheckpointError(
+            f"{directory}: by its config.json the model reads {bands} bands every {hop} samples, but its mel has "
+            f"{mel.n_mels} every {mel.hop_length}; copy the checkpoint again"
+        )
+    return mel
 
 
 def config_from(config_type: type[Config], values: dict[str, Any], directory: Path | str) -> Config:
-    """A (nested) config dataclass from the plain values of a description."""
+    """A (nested) config dataclass from the plain values of a description, each of its field's type.
+
+    Raises:
+        CheckpointError: unknown fields, values of another type, or ones that the dataclass refuses.
+    """
     try:
         return _build(config_type, values)
     except (TypeError, ValueError, AttributeError) as error:
@@ -51,7 +72,21 @@ def config_from(config_type: type[Config], values: dict[str, Any], directory: Pa
 
 
 def _build(config_type: type[Config], values: dict[str, Any]) -> Config:
-    nested = {f.name: f.type for f in fields(config_type) if is_dataclass(f.type)}  # type: ignore[arg-type]
-    return config_type(
-        **{name: _build(nested[name], value) if name in nested else value for name, value in values.items()}  # type: ignore[arg-type]
-    )
+    types = {f.name: f.type for f in fields(config_type)}  # type: ignore[arg-type]
+    unknown = sorted(values.keys() - types)
+    if unknown:
+        raise TypeError(f"unknown: {', '.join(unknown)}")
+    return config_type(**{name: _value(types[name], name, value) for name, value in values.items()})
+
+
+def _value(expected: Any, name: str, value: Any) -> Any:
+    """A value as JSON holds it, as its field's type: a dataclass, a list, an enum, or a plain type."""
+    if is_dataclass(expected):
+        return _build(expected, value)  # type: ignore[arg-type]
+    if get_origin(expected) is list and isinstance(value, list):
+        return [_value(get_args(expected)[0], name, item) for item in value]
+    if isinstance(expected, type) and issubclass(expected, StrEnum):
+        return expected(value)
+    if type(value) is expected or (expected is float and type(value) is int):
+        return value
+    raise TypeError(f"{name} is {value!r}, but must be of the type {getattr(expected, '__name__', expected)}")
