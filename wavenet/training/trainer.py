@@ -51,7 +51,10 @@ class Precision(StrEnum):
 
 @dataclass
 class TrainerConfig:
-    """How long, how often and where. An interval of 0 means never."""
+    """How long, how often and where. An interval of 0 means never, where that makes sense.
+
+    `batch_size`, `validate_batches` and `workers` are for whoever builds the batches.
+    """
 
     run: str = "runs/train"  # directory: checkpoint, log.jsonl and TensorBoard events; the same one resumes
     steps: int = 100_000

@@ -1,5 +1,6 @@
 """Whatever happens to a run, the same command goes on as if nothing had happened."""
 
+import errno
 import random
 import resource
 import subprocess
@@ -12,7 +13,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from wavenet.checkpoint import CheckpointError
+from wavenet.checkpoint import CheckpointError, load_description, load_weights
 
 STEPS = 60
 Run = Callable[..., tuple[int, str]]
@@ -50,9 +51,10 @@ def test_a_run_killed_amid_every_kind_of_write_is_the_uninterrupted_run(
 
 
 def test_a_run_killed_at_random_moments_is_the_uninterrupted_run(whole: Path, run_toy: Run, tmp_path: Path) -> None:
+    """The moments sum to less than the time that all steps take, on a machine however fast: none comes too late."""
     run, moments = tmp_path / "run", random.Random(0)
     for _ in range(3):
-        status, said = run_toy(run, STEPS, "pause=0.01", f"kill={moments.uniform(0.05, 0.4)}")
+        status, said = run_toy(run, STEPS, "pause=0.02", f"kill={moments.uniform(0.05, 0.4)}")
         assert status == -9, said
     status, said = run_toy(run, STEPS)
     assert status == 0, said
@@ -94,11 +96,30 @@ def test_a_finished_run_says_so_and_does_nothing(
     toy: ModuleType, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     toy.trainer(tmp_path, toy.Regression(), steps=7).run()
-    before = {path: path.stat() for path in tmp_path.rglob("*")}
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     capfd.readouterr()
     assert toy.trainer(tmp_path, toy.Regression(), steps=7).run()
     assert "is finished: 7 steps of 7 are done" in capfd.readouterr().err
-    assert {path: path.stat() for path in tmp_path.rglob("*")} == before
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_a_run_counts_as_finished_only_when_its_weights_are_in_place(
+    name: str, toy: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename = Path.replace
+
+    def refuse(self: Path, target: Path) -> Path:
+        if target.name == name:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return rename(self, target)
+
+    with monkeypatch.context() as patch, pytest.raises(CheckpointError, match=f"cannot write .*{name}: No space left"):
+        patch.setattr(Path, "replace", refuse)
+        toy.trainer(tmp_path, toy.Regression(), steps=4).run()
+    assert toy.trainer(tmp_path, toy.Regression(), steps=4).run()
+    assert load_description(tmp_path).step == 4
+    load_weights(tmp_path)
 
 
 def test_a_finished_run_can_be_made_longer_and_its_rate_changed(toy: ModuleType, whole: Path, tmp_path: Path) -> None:
