@@ -31,22 +31,28 @@ class InverseAutoregressiveFlow(nn.Module):
 
     Args:
         network: two outputs a sample.
-        affine: turns them (..., 2) into loc and log_scale (...). With loc = -mu / s and log_scale = -ln s the network
-            of a Gaussian teacher becomes the flow from its waveform to its noise.
+        reads: the amplitude of z that the network calls 1.
+        speaks: the amplitude of loc that the network calls 1.
+        affine: turns its outputs (..., 2) into loc and log_scale (...). With loc = -mu / s and log_scale = -ln s the
+            network of a Gaussian teacher becomes the flow from its waveform to its noise.
     """
 
     def __init__(
         self,
         network: AutoregressiveNetwork,
+        reads: float = 1.0,
+        speaks: float = 1.0,
         affine: Callable[[Tensor], tuple[Tensor, Tensor]] = softplus_affine,
     ) -> None:
         super().__init__()
         self.network = network
+        self.reads = reads
+        self.speaks = speaks
         self._affine = affine
 
     def affine(self, z: Tensor, cond: Tensor | None, offset: int = 0) -> tuple[Tensor, Tensor]:
         """z (B, T), cond (B, L, context), offset of z[0] in the condition, in samples -> loc, log_scale (B, T)."""
-        return self._affine(self.network(z, cond, offset))
+        return self._scaled(self.network(z / self.reads, cond, offset))
 
     def forward_and_log_det(self, z: Tensor, cond: Tensor | None, offset: int = 0) -> tuple[Tensor, Tensor]:
         """z (B, T) -> x (B, T) in one pass, and ln dx[t]/dz[t] (B, T), whose sum over t is ln |det dx/dz|."""
@@ -61,10 +67,14 @@ class InverseAutoregressiveFlow(nn.Module):
         state.t = offset
         past, log_scales = [torch.zeros_like(x[:, 0])], []
         for now in x.unbind(dim=1):
-            loc, log_scale = self._affine(self.network.step(past[-1], frames, state))  # (B,)
+            loc, log_scale = self._scaled(self.network.step(past[-1] / self.reads, frames, state))  # (B,)
             past.append((now - loc) * torch.exp(-log_scale))
             log_scales.append(log_scale)
         return torch.stack(past[1:], dim=1), -torch.stack(log_scales, dim=1)
+
+    def _scaled(self, raw: Tensor) -> tuple[Tensor, Tensor]:
+        loc, log_scale = self._affine(raw)
+        return self.speaks * loc, log_scale
 
 
 class FlowChain(nn.Module):

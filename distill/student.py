@@ -123,8 +123,13 @@ class Student(nn.Module):
         self.conditioner = Conditioner(config.n_mels, config.n_speakers, config.context)
         context = config.context if config.n_mels or config.n_speakers else 0
         networks = [AutoregressiveNetwork(stack, context, 2, config.hop_length) for stack in config.stacks()]
-        self.chain = FlowChain([InverseAutoregressiveFlow(network) for network in networks])
         flow_scale = config.initial_scale ** (1 / len(networks))  # the scales of the flows multiply
+        self.chain = FlowChain(
+            [
+                InverseAutoregressiveFlow(network, reads=flow_scale**i, speaks=flow_scale ** (i + 1))
+                for i, network in enumerate(networks)
+            ]
+        )
         with torch.no_grad():
             for network in networks:
                 network.last.bias[1] = flow_scale + math.log(-math.expm1(-flow_scale))  # inverse of softplus

@@ -98,7 +98,7 @@ def _autoregressive_flow(teacher: WaveNet) -> InverseAutoregressiveFlow:
         mean, log_scale = distribution.components(raw)
         return -mean * torch.exp(-log_scale), -log_scale
 
-    return InverseAutoregressiveFlow(teacher.network, affine)
+    return InverseAutoregressiveFlow(teacher.network, reads=distribution.unit, affine=affine)
 
 
 @pytest.fixture

@@ -122,7 +122,7 @@ def test_the_density_in_float32_is_that_in_float64_with_finite_gradients(log_sca
 
 @pytest.mark.parametrize("kind", [OutputKind.mol, OutputKind.gaussian])
 def test_the_tails_of_a_density_still_pull_x_back(kind):
-    distribution = output_distribution(OutputConfig(kind=kind, mixtures=1))
+    distribution = output_distribution(OutputConfig(kind=kind, unit=1.0, mixtures=1))
     params = torch.tensor([0.0, -5.0] if kind is OutputKind.gaussian else [0.0, 0.0, -5.0])
     x = torch.tensor([-1.5, 1.5], requires_grad=True)
     (slope,) = torch.autograd.grad(distribution.log_density(params.expand(2, -1), x).sum(), x)
@@ -170,7 +170,7 @@ def test_bits_are_those_of_the_file_at_any_gain():
 
 @pytest.mark.parametrize("kind", [OutputKind.mol, OutputKind.gaussian])
 def test_scales_below_the_floor_are_the_floor(kind):
-    distribution = output_distribution(OutputConfig(kind=kind, mixtures=1, log_scale_floor=-6.0))
+    distribution = output_distribution(OutputConfig(kind=kind, unit=1.0, mixtures=1, log_scale_floor=-6.0))
     at, below = (
         torch.tensor([0.0, s] if kind is OutputKind.gaussian else [0.0, 0.0, s], dtype=torch.float64)
         for s in (-6.0, -30.0)
@@ -190,7 +190,7 @@ def random_params(distribution):
 @pytest.mark.parametrize("kind", KINDS)
 def test_samples_follow_the_probabilities(kind):
     """Kolmogorov-Smirnov: the distance of the two distribution functions is below its 0.1 % point."""
-    distribution = output_distribution(OutputConfig(kind=kind, mixtures=3))
+    distribution = output_distribution(OutputConfig(kind=kind, unit=1.0, mixtures=3))
     params, n = random_params(distribution), 20_000
     x = distribution.sample(params.expand(n, -1), distribution.noise(11, 0, n)).sort().values
     if kind is OutputKind.gaussian:
@@ -205,7 +205,7 @@ def test_samples_follow_the_probabilities(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_samples_are_values_that_the_model_emits_in_the_dtype_of_its_parameters(kind):
-    distribution = output_distribution(OutputConfig(kind=kind, mixtures=3))
+    distribution = output_distribution(OutputConfig(kind=kind, unit=1.0, mixtures=3))
     params = random_params(distribution).float().expand(5000, -1)
     x = distribution.sample(params, distribution.noise(1, 0, 5000))
     assert x.dtype == torch.float32
@@ -237,7 +237,7 @@ def test_noise_next_to_one_is_no_click_in_a_float32_model():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_new_model_is_broad_and_centred(kind):
-    distribution = output_distribution(OutputConfig(kind=kind, mixtures=5))
+    distribution = output_distribution(OutputConfig(kind=kind, unit=1.0, mixtures=5))
     bias = distribution.initial_bias()
     assert bias.shape == (distribution.n_params,)
     x = distribution.sample(bias.expand(4000, -1), distribution.noise(0, 0, 4000))

@@ -51,7 +51,7 @@ def generate(
     scratch = _scratch(network)
     params = np.empty_like(network.last_bias)
     for i in range(x.shape[0]):
-        _advance(network, frames, hop, _embed(output.kind, previous), t + i, rings, scratch, params)
+        _advance(network, frames, hop, _embed(output, previous), t + i, rings, scratch, params)
         x[i] = _draw(output, params, noise[i])
         previous = x[i]
 
@@ -71,7 +71,7 @@ def score(
     """Parameters (T, P) of the given samples x (T,), which are number `t .. t + T`."""
     scratch = _scratch(network)
     for i in range(x.shape[0]):
-        _advance(network, frames, hop, _embed(output.kind, previous), t + i, rings, scratch, params[i])
+        _advance(network, frames, hop, _embed(output, previous), t + i, rings, scratch, params[i])
         previous = x[i]
 
 
@@ -91,10 +91,10 @@ def _scratch(network: PackedNetwork) -> _Scratch:
 
 
 @_compiled
-def _embed(kind: int, x: float) -> float:
+def _embed(output: PackedOutput, x: float) -> float:
     """`OutputDistribution.embed`"""
-    if kind != MULAW:
-        return x
+    if output.kind != MULAW:
+        return x / output.unit
     return math.copysign(math.log1p(255.0 * abs(x)) / math.log1p(255.0), x)
 
 
@@ -238,9 +238,9 @@ def _draw(output: PackedOutput, params: Array, noise: Array) -> float:
         K = params.shape[0] // 3
         k = _choose(params[:K], noise[0])
         scale = math.exp(max(params[2 * K + k], output.log_scale_floor))
-        x = params[K + k] + scale * (math.log(noise[1]) - math.log1p(-noise[1]))
+        x = output.unit * params[K + k] + scale * (math.log(noise[1]) - math.log1p(-noise[1]))
         return min(max(np.rint(x * 32768.0), -32768.0), 32767.0) / 32768.0
-    return params[0] + math.exp(max(params[1], output.log_scale_floor)) * noise[0]
+    return output.unit * params[0] + math.exp(max(params[1], output.log_scale_floor)) * noise[0]
 
 
 @_compiled

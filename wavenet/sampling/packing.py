@@ -51,6 +51,7 @@ class PackedOutput(NamedTuple):
 
     kind: int  # MULAW, MOL or GAUSSIAN
     log_scale_floor: float
+    unit: float
     levels: Array  # (256,), the amplitude of every mu-law class
 
 
@@ -90,7 +91,7 @@ def pack_frames(network: AutoregressiveNetwork, cond: Tensor | None) -> Array:
 
 def pack_output(config: OutputConfig, dtype: torch.dtype) -> PackedOutput:
     levels = mulaw.decode(torch.arange(mulaw.CLASSES), dtype)
-    return PackedOutput(_KINDS[config.kind], config.log_scale_floor, _array(levels))
+    return PackedOutput(_KINDS[config.kind], config.log_scale_floor, config.unit, _array(levels))
 
 
 def _blocks(network: AutoregressiveNetwork) -> list[GatedResidualBlock]:

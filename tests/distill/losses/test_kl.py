@@ -17,7 +17,7 @@ from wavenet.distributions import Gaussian, OutputConfig, OutputDistribution, Ou
 
 
 def _teacher(kind: OutputKind, mixtures: int = 1) -> OutputDistribution:
-    return output_distribution(OutputConfig(kind=kind, mixtures=mixtures))
+    return output_distribution(OutputConfig(kind=kind, unit=1.0, mixtures=mixtures))
 
 
 def _matching_params(kind: OutputKind, loc: Tensor, log_scale: Tensor) -> Tensor:
