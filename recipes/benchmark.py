@@ -4,6 +4,7 @@ Every sampler runs in a process of its own, so that its peak memory is its own. 
 the mel, so the mel is a constant.
 """
 
+import math
 import multiprocessing
 import resource
 import statistics
@@ -19,10 +20,12 @@ from tqdm import tqdm
 
 from data.mel import MelConfig
 from recipes.configuration import ConfigError
+from recipes.outputs import check_writable
 from recipes.pictures import draw_speeds
 from recipes.provenance import table, write_results
 from serve import Vocoder
 from wavenet.checkpoint import load_description
+from wavenet.device import find_device
 from wavenet.metrics import real_time_factor
 from wavenet.pretrained import load_teacher, mel_config
 from wavenet.sampling.generate import Backend, generate
@@ -56,14 +59,17 @@ def benchmark(
     Raises:
         CheckpointError: a checkpoint is missing or of the wrong kind.
         ConfigError: the two read different mels, or `seconds` holds no frame.
+        OutputError: `out` cannot be written.
     """
+    check_writable(out)
+    device = str(find_device(device))
     mel = mel_config(load_description(teacher, "teacher"), teacher)
     other = mel_config(load_description(student, "student"), student)
     if mel != other:
         raise ConfigError(f"{teacher} reads {mel}, {student} reads {other}: compare a student with its own teacher")
+    if not mel.hop_length <= seconds * mel.sample_rate < math.inf:
+        raise ConfigError(f"--seconds is {seconds}: ask for a frame of audio or more, {mel.hop_length} samples")
     frames = round(seconds * mel.sample_rate / mel.hop_length)
-    if frames < 1:
-        raise ConfigError(f"--seconds is {seconds}, less than one frame of audio: ask for more")
     jobs: list[Callable[[], Speed]] = [
         *(partial(_time_teacher, teacher, backend, frames, repeats, device) for backend in Backend),
         partial(_time_student, student, frames, repeats, device, dtype),

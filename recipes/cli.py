@@ -62,8 +62,11 @@ def prepare(overrides: Overrides = None, cfg: Show = None) -> None:
     """Make sound files into features for training: any field of configs/prepare.yaml as FIELD=VALUE."""
     from data.prepare import PrepareConfig
     from data.prepare import prepare as run
+    from recipes.outputs import check_writable
 
-    typer.echo(run(_configured("prepare", overrides, cfg, PrepareConfig)))
+    config = _configured("prepare", overrides, cfg, PrepareConfig)
+    check_writable(config.out)
+    typer.echo(run(config))
 
 
 @app.command(

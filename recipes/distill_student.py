@@ -1,6 +1,7 @@
 """`wavenet distill`: a student, from a teacher and the corpus that the teacher was trained on."""
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
 
@@ -11,6 +12,7 @@ from distill.objective import DistillationObjective, LossesConfig
 from distill.student import Student, StudentSize
 from recipes.batches import Crops, CropsConfig, whole_clips
 from recipes.configuration import ConfigError
+from recipes.outputs import check_writable
 from wavenet.checkpoint import Description
 from wavenet.pretrained import load_teacher, mel_config
 from wavenet.training.distributed import distributed
@@ -42,12 +44,15 @@ def distill(config: DistillConfig) -> bool:
 
     Raises:
         CheckpointError: no teacher's checkpoint.
-        ConfigError: a corpus of another mel, or of other speakers, than the teacher's.
+        ConfigError: a corpus of another mel, or of other speakers, than the teacher's; crops that are too short.
+        OutputError: the run directory cannot be written.
     """
+    check_writable(config.run)
     teacher, described = load_teacher(config.teacher_checkpoint)
     corpus = PreparedCorpus(config.data)
     mel = mel_config(described, config.teacher_checkpoint)
     _check_corpus(config, corpus, described, mel)
+    _check_crops(config, mel)
     student = student_config(config.student, teacher.config, corpus.scale * described.gain / corpus.gain)
     description = Description(
         kind="student",
@@ -56,8 +61,8 @@ def distill(config: DistillConfig) -> bool:
         gain=described.gain,
         speakers=described.speakers,
         training={
-            "data": config.data,
-            "teacher": {"path": config.teacher_checkpoint, "step": described.step},
+            "data": Path(config.data).name,
+            "teacher": {"name": Path(config.teacher_checkpoint).name, "step": described.step},
             "losses": asdict(config.losses),
             "crops": asdict(config.crops),
         },
@@ -91,4 +96,13 @@ def _check_corpus(config: DistillConfig, corpus: PreparedCorpus, teacher: Descri
         raise ConfigError(
             f"the teacher in {config.teacher_checkpoint} knows the speakers {', '.join(teacher.speakers)}, but "
             f"{config.data} has {', '.join(corpus.speakers)}: distil on the corpus that the teacher was trained on"
+        )
+
+
+def _check_crops(config: DistillConfig, mel: MelConfig) -> None:
+    samples, window = config.crops.frames * mel.hop_length, max(config.losses.power.fft_sizes)
+    if config.losses.spectral and samples < window:
+        raise ConfigError(
+            f"the spectral loss has windows of {window} samples, but a crop of crops.frames={config.crops.frames} has "
+            f"{samples}: take longer crops or smaller losses.power.fft_sizes"
         )

@@ -12,11 +12,13 @@ from tqdm import tqdm
 
 from data.dataset import PreparedCorpus
 from data.manifest import Entry
-from data.mel import MelConfig, log_mel
+from data.mel import log_mel
 from recipes.configuration import ConfigError
+from recipes.outputs import check_writable
 from recipes.provenance import table, write_results
 from serve import Vocoder
-from wavenet.checkpoint import load_description
+from wavenet.checkpoint import Description, load_description
+from wavenet.device import find_device
 from wavenet.metrics import griffin_lim, log_mel_distance, noise_with_envelope, real_time_factor
 from wavenet.pretrained import load_teacher, mel_config
 from wavenet.sampling.generate import Backend, generate
@@ -50,23 +52,28 @@ def evaluate(
         sample: let teachers speak, one sample at a time.
 
     Raises:
-        ConfigError: a checkpoint of another mel than the corpus', or an empty split.
+        CheckpointError: a checkpoint is missing or damaged.
+        ConfigError: a checkpoint of another mel, or of other speakers, than the corpus', or an empty split.
+        OutputError: `out` cannot be written.
     """
+    check_writable(out)
+    device = str(find_device(device))
     corpus = PreparedCorpus(data)
     entries = corpus.entries(split)[:limit]
     if not entries:
         raise ConfigError(f"{data} has no utterance in split {split!r}: choose another split")
+    descriptions = [load_description(checkpoint) for checkpoint in checkpoints]
+    for checkpoint, description in zip(checkpoints, descriptions, strict=True):
+        _check_corpus(checkpoint, description, corpus)
     rows = [
         _spoken("griffin-lim", corpus, entries, lambda e: griffin_lim(corpus.mel_of(e), corpus.mel, seed=seed)),
         _spoken("noise with the right envelope", corpus, entries, lambda e: _noise(corpus, e, seed)),
     ]
-    for checkpoint in checkpoints:
-        description = load_description(checkpoint)
-        _check_mel(mel_config(description, checkpoint), corpus, checkpoint, data)
+    for checkpoint, description in zip(checkpoints, descriptions, strict=True):
         if description.kind == "student":
             rows.append(_student(checkpoint, corpus, entries, device, seed))
         else:
-            rows.append(_teacher(checkpoint, corpus, entries, sample, seed))
+            rows.append(_teacher(checkpoint, corpus, entries, sample, device, seed))
     clips = {
         "split": split,
         "utterances": len(entries),
@@ -110,18 +117,21 @@ def _student(checkpoint: Path, corpus: PreparedCorpus, entries: list[Entry], dev
 
 
 @torch.inference_mode()
-def _teacher(checkpoint: Path, corpus: PreparedCorpus, entries: list[Entry], sample: bool, seed: int) -> Row:
+def _teacher(
+    checkpoint: Path, corpus: PreparedCorpus, entries: list[Entry], sample: bool, device: str, seed: int
+) -> Row:
     model, description = load_teacher(checkpoint)
+    model = model.to(device)
 
     def speak(entry: Entry) -> Wave:
         batch = corpus.whole(entry)
         x = generate(model, batch.mel, batch.speaker, seed=seed, backend=Backend.numba)
-        return (x[0] / description.gain).float().numpy()
+        return (x[0] / description.gain).float().cpu().numpy()
 
     row = _spoken(str(checkpoint), corpus, entries, speak) if sample else Row(str(checkpoint))
     total = count = 0.0
     for entry in tqdm(entries, desc=f"{checkpoint}: bits", unit="clip", leave=False):
-        batch = corpus.whole(entry)
+        batch = corpus.whole(entry).to(device)
         x = model.distribution.quantise(batch.wav)
         params = model(x, batch.mel if model.config.n_mels else None, batch.speaker)
         total += float(model.distribution.bits(params, x, description.gain).double().sum())
@@ -134,8 +144,15 @@ def _noise(corpus: PreparedCorpus, entry: Entry, seed: int) -> Wave:
     return noise_with_envelope(corpus.wav(entry) / corpus.gain, corpus.mel, seed=seed)
 
 
-def _check_mel(mel: MelConfig, corpus: PreparedCorpus, checkpoint: Path, data: Path) -> None:
+def _check_corpus(checkpoint: Path, description: Description, corpus: PreparedCorpus) -> None:
+    mel = mel_config(description, checkpoint)
     if mel != corpus.mel:
         raise ConfigError(
-            f"{checkpoint} reads {mel}, but {data} was prepared with {corpus.mel}: prepare the corpus with that mel"
+            f"{checkpoint} reads {mel}, but {corpus.folder} was prepared with {corpus.mel}: "
+            "prepare the corpus with that mel"
+        )
+    if description.speakers and description.speakers != corpus.speakers:
+        raise ConfigError(
+            f"{checkpoint} knows the speakers {', '.join(description.speakers)}, but {corpus.folder} has "
+            f"{', '.join(corpus.speakers)}: judge it on a corpus of its own speakers"
         )

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import soundfile
 
-SOUNDS = frozenset(f".{name.lower()}" for name in soundfile.available_formats()) | {".mp3", ".oga", ".opus", ".aif"}
 MEL = ".npy"
+SOUNDS = {f".{name.lower()}" for name in soundfile.available_formats()} | {".aif", ".oga", ".opus"}
+SPOKEN = (SOUNDS | {MEL}) - {".raw"}  # which has no header to say what is in it
 
 
 class InputError(ValueError):
@@ -44,7 +45,7 @@ def find_sources(paths: list[Path]) -> list[Source]:
 
 def _under(path: Path) -> Iterator[Source]:
     if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.suffix.lower() in SOUNDS | {MEL})
+        files = sorted(file for file in path.iterdir() if _spoken(file))
         if not files:
             raise InputError(f"{path} holds no sound file and no .npy mel: name another folder")
         yield from map(Source, files)
@@ -52,3 +53,7 @@ def _under(path: Path) -> Iterator[Source]:
         yield Source(path)
     else:
         raise InputError(f"{path} does not exist: check the path")
+
+
+def _spoken(file: Path) -> bool:
+    return file.is_file() and file.suffix.lower() in SPOKEN and not file.name.startswith(".")

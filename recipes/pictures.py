@@ -26,7 +26,8 @@ def draw_mels(path: Path, mels: dict[str, NDArray[np.float32]], config: MelConfi
         image = axes.imshow(
             mel, origin="lower", aspect="auto", extent=(0, end, 0, config.n_mels), vmin=low, vmax=high, cmap="magma"
         )
-        axes.set(title=name, ylabel="mel band", xlim=(0, seconds))
+        axes.set_title(name, parse_math=False)  # names of files may hold $
+        axes.set(ylabel="mel band", xlim=(0, seconds))
     axes.set_xlabel("seconds")
     figure.colorbar(image, ax=figure.axes, label="ln magnitude")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -14,9 +14,11 @@ from tqdm import tqdm
 from data.audio import AudioError, read_audio, resample, write_wav
 from data.mel import MelConfig, MelError, load_mel, log_mel
 from recipes.inputs import InputError, Source, find_sources
+from recipes.outputs import check_writable
 from recipes.pictures import draw_mels
 from serve import Vocoder
 from wavenet.conditioning import speaker_index
+from wavenet.device import find_device
 from wavenet.metrics import real_time_factor
 from wavenet.pretrained import load_teacher, mel_config
 from wavenet.sampling.generate import Backend, generate
@@ -61,16 +63,18 @@ def synthesize(options: Options) -> Summary:
     """Speak every input. A bad file is refused by name; the others are still written.
 
     Raises:
-        CheckpointError, InputError, ValueError: nothing can be spoken at all.
+        CheckpointError, InputError, OutputError, ValueError: nothing can be spoken at all.
     """
-    mel, speak = sampler(options)
+    check_writable(options.out)
     sources = find_sources(options.inputs)
-    _make_folder(options.out)
+    targets = [options.out / f"{source.path.stem}.wav" for source in sources]
+    _spare_inputs(sources, targets)
+    mel, speak = sampler(options)
     summary = Summary([], [], 0, 0.0, mel.sample_rate)
-    for source in tqdm(sources, desc="synthesize", unit="file"):
+    for source, path in tqdm(list(zip(sources, targets, strict=True)), desc="synthesize", unit="file"):
         try:
             given = read_mel(source, mel)
-        except (AudioError, MelError) as error:
+        except (AudioError, MelError, OSError) as error:
             summary.refused.append(str(error))
             tqdm.write(f"refused: {error}", file=sys.stderr)
             continue
@@ -78,7 +82,7 @@ def synthesize(options: Options) -> Summary:
         wav = speak(given)
         summary.seconds += time.perf_counter() - started
         summary.samples += len(wav)
-        path = options.out / f"{source.path.stem}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
         write_wav(path, wav, mel.sample_rate)
         summary.written.append(path)
         if options.plot:
@@ -92,6 +96,7 @@ def sampler(options: Options) -> tuple[MelConfig, Speak]:
     if options.sequential is not None:
         return _teacher(options, options.sequential)
     vocoder = Vocoder.from_pretrained(options.checkpoint, device=options.device, dtype=options.dtype)
+    speaker_index(options.speaker, vocoder.speakers)  # refuses an unknown name before there is anything to lose
 
     def speak(mel: Mel) -> NDArray[np.float32]:
         return vocoder(mel, seed=options.seed, temperature=options.temperature, speaker=options.speaker)
@@ -100,14 +105,17 @@ def sampler(options: Options) -> tuple[MelConfig, Speak]:
 
 
 def _teacher(options: Options, backend: Backend) -> tuple[MelConfig, Speak]:
+    if options.temperature != 1 or options.dtype != "float32":
+        raise InputError("--temperature and --dtype are for students: leave them out for a teacher")
     model, description = load_teacher(options.checkpoint)
+    device = find_device("cpu" if backend is Backend.numba else options.device)
+    model = model.to(device)
     speaker = speaker_index(options.speaker, description.speakers)
 
     def speak(mel: Mel) -> NDArray[np.float32]:
-        x = generate(
-            model, torch.from_numpy(mel)[None], speaker, seed=options.seed, backend=backend, progress=True
-        )  # (1, T)
-        return (x[0] / description.gain).float().numpy()
+        frames = torch.from_numpy(mel)[None].to(device)  # (1, M, L)
+        x = generate(model, frames, speaker, seed=options.seed, backend=backend, progress=True)  # (1, T)
+        return (x[0] / description.gain).float().cpu().numpy()
 
     return mel_config(description, options.checkpoint), speak
 
@@ -129,11 +137,8 @@ def read_mel(source: Source, config: MelConfig) -> Mel:
         raise MelError(f"{source.path}: {error}") from None
 
 
-def _make_folder(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        probe = out / ".writable"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise InputError(f"--out {out} cannot be written ({error.strerror}): name another folder") from None
+def _spare_inputs(sources: list[Source], targets: list[Path]) -> None:
+    """Raises InputError where an answer would replace what it answers."""
+    for source, target in zip(sources, targets, strict=True):
+        if target.exists() and target.samefile(source.path):
+            raise InputError(f"{target} would be overwritten by its own synthesis: name another folder with --out")

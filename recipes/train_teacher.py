@@ -1,6 +1,7 @@
 """`wavenet train`: a teacher, from a prepared corpus."""
 
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 import torch
 
@@ -8,6 +9,7 @@ from data.dataset import PreparedCorpus
 from data.mel import MelConfig
 from recipes.batches import Crops, CropsConfig, whole_clips
 from recipes.configuration import ConfigError
+from recipes.outputs import check_writable
 from wavenet.checkpoint import Description
 from wavenet.distributions import OutputConfig
 from wavenet.model import WaveNet, WaveNetConfig
@@ -58,8 +60,10 @@ def train(config: TrainConfig) -> bool:
     """Train, or go on training, in `config.run`; False when a signal ended the run before its last step.
 
     Raises:
-        ConfigError: the corpus was prepared with another mel.
+        ConfigError: the corpus was prepared with another mel, or has too few speakers.
+        OutputError: the run directory cannot be written.
     """
+    check_writable(config.run)
     corpus = PreparedCorpus(config.data)
     if corpus.mel != config.mel:
         raise ConfigError(
@@ -73,7 +77,7 @@ def train(config: TrainConfig) -> bool:
         mel=asdict(config.mel),
         gain=corpus.gain,
         speakers=list(corpus.speakers) if model_config.n_speakers else [],
-        training={"data": config.data, "crops": asdict(config.crops)},
+        training={"data": Path(config.data).name, "crops": asdict(config.crops)},
     )
     crops = Crops(corpus, config.crops, model_config.stack.receptive_field, config.trainer)
     with distributed(config.trainer.device) as processes:
@@ -93,8 +97,14 @@ def train(config: TrainConfig) -> bool:
 
 
 def teacher_config(config: TrainConfig, n_speakers: int) -> WaveNetConfig:
-    """The preset, fitted to its output, its mel and the corpus' speakers."""
+    """The preset, fitted to its output, its mel and the corpus' speakers.
+
+    Raises:
+        ConfigError: a speaker is to be told, and there is only one.
+    """
     speak_as = n_speakers > 1 if config.condition.speaker is None else config.condition.speaker
+    if speak_as and n_speakers == 1:
+        raise ConfigError("condition.speaker is true, but the corpus has one speaker: leave it at null")
     return WaveNetConfig(
         stack=config.teacher.stack,
         context=config.teacher.context,
