@@ -94,6 +94,15 @@ def test_2000_samples_running_free_agree_exactly_between_numba_and_the_reference
         assert torch.equal(cached, compiled)
 
 
+@pytest.mark.parametrize("kind", [OutputKind.mol, OutputKind.gaussian])
+@torch.no_grad()
+def test_numba_floors_the_scales_as_the_reference_does(make_wavenet, kind):
+    model = make_wavenet(kind)
+    model.network.last.bias[-3 if kind is OutputKind.mol else -1 :] = -30.0
+    cached, compiled = (generate(model, mel_like(1, 5), backend=b) for b in (Backend.cached, Backend.numba))
+    torch.testing.assert_close(cached, compiled)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_naive_sampler_and_the_cached_one_agree_exactly(make_wavenet, tiny, kind):
     model = make_wavenet(kind, tiny, hop_length=50)
