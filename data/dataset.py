@@ -2,6 +2,7 @@
 
 import json
 import math
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -251,9 +252,15 @@ def loader(
         collate_fn=collate,
         num_workers=workers,
         multiprocessing_context="spawn" if workers else None,  # a fork beside running threads may hang
+        worker_init_fn=_ignore_interrupts,
         generator=torch.Generator(),  # else each start would draw from torch's global generator
     )
     return iter(batches)
+
+
+def _ignore_interrupts(worker: int) -> None:
+    """Ctrl-C reaches the whole group of processes; the trainer wants its batch for the step in progress."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _read_corpus(path: Path) -> dict[str, Any]:

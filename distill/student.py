@@ -165,6 +165,7 @@ class Student(nn.Module):
         seed: int = 0,
         temperature: float = 1.0,
         noise: Tensor | None = None,
+        block: int = 2**18,
     ) -> Tensor:
         """Speech: (B, M, L) -> x (B, L hop), at the network's level, neither clipped nor rounded.
 
@@ -172,6 +173,8 @@ class Student(nn.Module):
             seed: utterance b takes the noise of seed + b.
             temperature: factor on the noise.
             noise: (B, T), instead of the seed's; needed where there is no mel to say how long the waveform is.
+            block: samples computed at once. It bounds the memory and changes nothing else: every block begins a
+                receptive field early, on noise that is the same in any division.
 
         Raises:
             ValueError: a negative or non-finite temperature; neither a mel nor noise; lengths that differ.

@@ -276,3 +276,13 @@ def test_a_teacher_is_no_student(make_teacher: MakeTeacher, tmp_path: Path) -> N
 
 def _description(kind: str, model: dict[str, object]) -> Description:
     return Description(kind=kind, model=model, mel={}, gain=1.5, speakers=[], step=0, training={})
+
+
+@pytest.mark.parametrize("block", [5, 17, 64, 1000])
+def test_a_waveform_made_in_blocks_equals_one_pass(student: Student, block: int) -> None:
+    mel = torch.randn(2, student.config.n_mels, 40, dtype=torch.float64)
+    speaker = torch.zeros(2, dtype=torch.long) if student.config.n_speakers else None
+    length = 40 * student.config.hop_length
+    assert length > student.receptive_field + 64
+    whole = student.generate(mel, speaker, seed=3, block=length)
+    torch.testing.assert_close(student.generate(mel, speaker, seed=3, block=block), whole)
