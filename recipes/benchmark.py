@@ -145,8 +145,17 @@ def _time(name: str, run: Callable[[], int], repeats: int, config: MelConfig) ->
         samples,
         rate,
         real_time_factor(samples, statistics.median(seconds), config.sample_rate),
-        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        _peak_memory_mb(),
     )
+
+
+def _peak_memory_mb() -> float:
+    """The most that this process has occupied. Linux' getrusage would count the process that started it as well."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # bytes on macOS
 
 
 def _mel(config: MelConfig, frames: int) -> torch.Tensor:

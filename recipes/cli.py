@@ -166,7 +166,7 @@ def report_errors() -> Iterator[None]:
     """Turns an error into one line and exit code 1 (failure) or 2 (bad input). WAVENET_DEBUG=1 shows its origin."""
     try:
         yield
-    except (ValueError, OSError, RuntimeError) as error:
+    except (ValueError, OSError, RuntimeError, MemoryError) as error:
         if os.environ.get("WAVENET_DEBUG"):
             raise
         sys.stderr.write(f"wavenet: {error}\n")

@@ -1,0 +1,25 @@
+"""Pictures are drawn without a display, whatever the figures and the names."""
+
+from pathlib import Path
+
+import matplotlib.image
+import numpy as np
+import pytest
+
+from data.mel import MelConfig
+from recipes.pictures import draw_mels, draw_speeds
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_a_panel_per_mel(tmp_path: Path, toy_mel: MelConfig, count: int) -> None:
+    floor = np.log(toy_mel.floor)
+    mels = {f"$clip_{n}$ {{": np.full((20, 30 + n), floor + n, np.float32) for n in range(count)}
+    draw_mels(tmp_path / "new" / "mels.png", mels, toy_mel)
+    height = matplotlib.image.imread(tmp_path / "new" / "mels.png").shape[0]
+    assert height == pytest.approx(264 * count, abs=2)
+
+
+@pytest.mark.parametrize("speeds", [{"one": 3.0}, {"slow": 0.5, "fast": 4e7}])
+def test_speeds_however_far_apart(tmp_path: Path, speeds: dict[str, float]) -> None:
+    draw_speeds(tmp_path / "new" / "speeds.png", speeds, 8000)
+    assert matplotlib.image.imread(tmp_path / "new" / "speeds.png")[..., :3].std() > 0.05
