@@ -122,14 +122,14 @@ def test_network_output_and_mel_are_chosen_beside_each_other() -> None:
 
 
 @pytest.mark.parametrize(
-    ("speaker", "of_one", "of_three"), [("null", 0, 3), ("true", 1, 3), ("false", 0, 0)], ids=["auto", "on", "off"]
+    ("speaker", "n_speakers", "told"),
+    [("null", 1, 0), ("null", 3, 3), ("true", 3, 3), ("false", 1, 0), ("false", 3, 0)],
 )
-def test_a_teacher_is_told_the_speaker_where_there_are_several_or_where_it_is_asked_for(
-    speaker: str, of_one: int, of_three: int
+def test_a_teacher_is_told_the_speaker_where_there_are_several_unless_it_is_not_to_be(
+    speaker: str, n_speakers: int, told: int
 ) -> None:
     config = configure("train", ["data=corpus", f"condition.speaker={speaker}"], TrainConfig)
-    assert teacher_config(config, 1).n_speakers == of_one
-    assert teacher_config(config, 3).n_speakers == of_three
+    assert teacher_config(config, n_speakers).n_speakers == told
 
 
 @pytest.mark.parametrize("name", SCHEMAS)

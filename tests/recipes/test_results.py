@@ -1,0 +1,39 @@
+"""The README's figures are those of the results files, and its other words are left alone."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from recipes import results
+
+
+def test_figures_are_put_between_the_markers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    demo = tmp_path / "demo"
+    demo.mkdir()
+    origin = {"command": "demo --out x", "device": "a machine", "torch": "2", "commit": "abc1234"}
+    row = {"name": "a student", "log_mel_l1": 0.5, "bits": None, "real_time_factor": 9.0}
+    clips = {"split": "test", "utterances": 5, "seconds": 12.3}
+    (demo / "evaluation.json").write_text(json.dumps({"data": clips, "rows": [row], "provenance": origin}))
+    speeds = [
+        {"name": name, "samples": 9, "samples_per_second": speed, "real_time_factor": 1.0, "peak_memory_mb": 300.0}
+        for name, speed in (("teacher", 100.0), ("student", 2000.0))
+    ]
+    (demo / "benchmark.json").write_text(json.dumps({"samplers": speeds, "provenance": origin}))
+    (demo / "spectrograms.png").write_bytes(b"a picture")
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{results.BEGIN}\nold figures\n{results.END}\nafter\n")
+    monkeypatch.setattr(results, "README", readme)
+    monkeypatch.setattr(results, "HOME", tmp_path / "results")
+
+    results.main([f"toy={demo}"])
+    once = readme.read_text()
+    assert once.startswith(f"before\n{results.BEGIN}")
+    assert once.endswith(f"{results.END}\nafter\n")
+    assert "old figures" not in once
+    assert "| a student | 0.500 " in once
+    assert "| 20 " in once  # the student's lead
+    assert once.count("`demo --out x`, a machine, torch 2, commit `abc1234`") == 2
+    assert (tmp_path / "results" / "toy" / "spectrograms.png").read_bytes() == b"a picture"
+    results.main([])
+    assert readme.read_text() == once
