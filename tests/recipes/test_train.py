@@ -38,6 +38,13 @@ from recipes.cli import main
 main()
 """
 
+FULL = """
+import resource
+resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
+from recipes.cli import main
+main()
+"""
+
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
@@ -58,18 +65,17 @@ def succeed(wavenet: Callable[..., Finished]) -> Callable[..., Finished]:
     return run
 
 
-@pytest.fixture
-def kill() -> Callable[..., None]:
+def execute(code: str, *arguments: str) -> Finished:
+    """A program that prepares its own mishap and then is the command."""
+    command = [sys.executable, "-W", "error", "-c", code, *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+
+
+def kill(module: str, objective: str, *arguments: str) -> None:
     """Run a command that is killed, as by `kill -9`, within its sixth step."""
-
-    def run(module: str, objective: str, *arguments: object) -> None:
-        code = DIES.format(module=module, objective=objective)
-        command = [sys.executable, "-W", "error", "-c", code, *map(str, arguments)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
-        assert done.returncode == -signal.SIGKILL, done.stderr
-
-    return run
+    done = execute(DIES.format(module=module, objective=objective), *arguments)
+    assert done.returncode == -signal.SIGKILL, done.stderr
 
 
 def same_files(one: Path, other: Path) -> None:
@@ -80,7 +86,7 @@ def same_files(one: Path, other: Path) -> None:
 
 
 def test_a_killed_training_resumes_by_the_same_command_as_if_nothing_had_happened(
-    succeed: Callable[..., Finished], kill: Callable[..., None], toy_corpus: Path, tmp_path: Path
+    succeed: Callable[..., Finished], toy_corpus: Path, tmp_path: Path
 ) -> None:
     command = [*TRAIN, *SHORT, f"data={toy_corpus}"]
     kill("wavenet.objective", "TeacherObjective", *command, f"run={tmp_path / 'killed'}")
@@ -94,7 +100,7 @@ def test_a_killed_training_resumes_by_the_same_command_as_if_nothing_had_happene
 
 
 def test_a_killed_distillation_resumes_by_the_same_command_as_if_nothing_had_happened(
-    succeed: Callable[..., Finished], kill: Callable[..., None], toy_corpus: Path, toy_teacher: Path, tmp_path: Path
+    succeed: Callable[..., Finished], toy_corpus: Path, toy_teacher: Path, tmp_path: Path
 ) -> None:
     command = [*DISTILL, *SHORT, f"data={toy_corpus}", f"teacher_checkpoint={toy_teacher}"]
     kill("distill.objective", "DistillationObjective", *command, f"run={tmp_path / 'killed'}")
@@ -102,6 +108,23 @@ def test_a_killed_distillation_resumes_by_the_same_command_as_if_nothing_had_hap
     assert "going on from step 3" in succeed(*command, f"run={tmp_path / 'killed'}").stderr
     succeed(*command, f"run={tmp_path / 'whole'}")
     same_files(tmp_path / "killed", tmp_path / "whole")
+
+
+def test_a_disk_that_is_full_during_a_checkpoint_costs_no_earlier_one(
+    succeed: Callable[..., Finished], toy_corpus: Path, tmp_path: Path
+) -> None:
+    """The weights do not fit into the largest file that the process may write."""
+    command = [*TRAIN, f"data={toy_corpus}", f"run={tmp_path}", "trainer.audition_every=0"]
+    succeed(*command, "trainer.steps=2")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.suffix in (".safetensors", ".pt")}
+    done = execute(FULL, *command, "trainer.steps=4")
+    assert done.returncode == 1
+    assert "model.safetensors: File too large; free space there" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.name in before} == before
+    assert not list(tmp_path.glob("*.tmp"))
+    assert not list(tmp_path.glob(".*.tmp"))
+    assert "going on from step 2" in succeed(*command, "trainer.steps=4").stderr
 
 
 def test_a_run_is_not_continued_under_other_settings(
