@@ -107,7 +107,7 @@ class DilatedStack(nn.Module):
     """Blocks with dilations 1, 2, 4, .., 2^(cycle - 1), 1, 2, ..
 
     With skip connections the output is the sum of all skips (over sqrt(layers), which keeps its variance that of one);
-    without, it is the last block's residual output (the student: Parallel WaveNet, arXiv 1711.10433, section 3.3).
+    without, it is the last block's residual output (the student: Parallel WaveNet, arXiv 1711.10433, section 3).
     """
 
     def __init__(
