@@ -4,16 +4,35 @@ import os
 from pathlib import Path
 
 
-def write_atomic(path: Path, content: bytes) -> None:
+def write_atomic(path: Path, content: bytes | memoryview, *, durable: bool = False) -> None:
     """Write `content` beside `path`, then rename: whoever reads, after a crash at any moment, sees all or nothing.
 
+    Args:
+        durable: force it to the disk, so that a power cut cannot lose it either; this takes milliseconds.
+
     Raises:
-        OSError: the folder is missing or not writable, or the disk is full; `path` keeps its old content.
+        OSError: the folder is missing or not writable, or the disk is full; it names `path`, which keeps its content.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.tmp")  # a fixed name, so that what a kill leaves is reused
     try:
-        temporary.write_bytes(content)
+        with temporary.open("wb") as file:
+            file.write(content)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         temporary.replace(path)
-    except BaseException:
+        if durable:
+            _sync_folder(path.parent)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    finally:
         temporary.unlink(missing_ok=True)
-        raise
+
+
+def _sync_folder(folder: Path) -> None:
+    """Force a rename itself to the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 POWER_FLOOR = 1e-20  # keeps sqrt differentiable at digital silence; 1e-10 in magnitude is far below any mel floor
 GAIN_LIMIT = 4.0  # a mel stored with floor / GAIN_LIMIT gives that of g times the waveform, g <= GAIN_LIMIT, exactly
-BELOW, ABOVE = 1.0, 2.0  # nats by which an acoustic model's mel may overshoot what a recording can reach
+BELOW, ABOVE = 1.5, 2.0  # nats by which an acoustic model's mel may overshoot what a recording can reach
 
 
 class MelError(ValueError):

@@ -10,9 +10,8 @@ Every file is replaced atomically. Every failure is a `CheckpointError` that nam
 import hashlib
 import json
 import math
-import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,8 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
+
+from data.atomic import write_atomic
 
 FORMAT = 1
 WEIGHTS = "model.safetensors"
@@ -139,20 +140,10 @@ def load_description(directory: Path | str, kind: str | None = None) -> Descript
 
 
 def write_atomically(path: Path, data: bytes | memoryview) -> None:
-    """Write beside `path`, force it to the disk, rename: readers see the old file or the new one, never a part."""
-    temporary = path.with_name(f".{path.name}.tmp")  # a fixed name, so that what a kill leaves is reused
-    try:
-        with writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-            _sync_directory(path.parent)
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
+    """`write_atomic` that lasts, makes the folder and fails with a `CheckpointError`."""
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, data, durable=True)
 
 
 @contextmanager
@@ -165,15 +156,6 @@ def writing(path: Path) -> Iterator[None]:
             f"cannot write {path}: {error.strerror or error}; free space there or make the folder writable, "
             "then run the same command again (complete checkpoints stay as they are)"
         ) from error
-
-
-def _sync_directory(directory: Path) -> None:
-    """Force the rename itself to the disk."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _existing(directory: Path, name: str) -> Path:

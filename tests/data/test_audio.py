@@ -133,13 +133,11 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path, monkeyp
     write_wav(tmp_path / "a.wav", tone(), RATE)
     before = (tmp_path / "a.wav").read_bytes()
 
-    def full(path: Path, content: bytes) -> int:
-        with path.open("wb") as file:
-            file.write(content[:100])
+    def full(path: Path, target: Path) -> Path:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(OSError, match="No space left"):
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(OSError, match=r"No space left.*a\.wav"):
         write_wav(tmp_path / "a.wav", np.zeros(9), RATE)
     assert [path.name for path in tmp_path.iterdir()] == ["a.wav"]
     assert (tmp_path / "a.wav").read_bytes() == before

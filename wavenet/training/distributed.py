@@ -16,6 +16,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from wavenet.device import find_device
+
 # The other processes wait in a collective while the first one validates, auditions and saves.
 PATIENCE = timedelta(hours=2)
 
@@ -60,8 +62,10 @@ def distributed(device: str = "auto") -> Iterator[Distributed]:
     the GPU of its local rank.
     """
     rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    chosen = _device(device, int(os.environ.get("LOCAL_RANK", "0")))
+    chosen = find_device(device)
     if chosen.type == "cuda":
+        if chosen.index is None:
+            chosen = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(chosen)
     if world_size == 1:
         yield Distributed(0, 1, chosen)
@@ -71,16 +75,3 @@ def distributed(device: str = "auto") -> Iterator[Distributed]:
         yield Distributed(rank, world_size, chosen)
     finally:
         dist.destroy_process_group()
-
-
-def _device(name: str, local_rank: int) -> torch.device:
-    available = torch.cuda.is_available()
-    if name == "auto":
-        name = "cuda" if available else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f'device is {name!r}; it must be "auto", "cpu", "cuda" or "cuda:N"') from error
-    if device.type == "cuda" and not available:
-        raise ValueError(f'device is {name!r}, and torch finds no GPU here; use "cpu" or "auto"')
-    return torch.device("cuda", local_rank) if name == "cuda" else device

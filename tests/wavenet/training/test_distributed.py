@@ -76,7 +76,7 @@ def test_an_unknown_device_is_refused() -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there_is_refused() -> None:
-    with pytest.raises(ValueError, match="finds no GPU here"), distributed("cuda"):
+    with pytest.raises(ValueError, match="finds 0 GPUs here"), distributed("cuda"):
         pass
 
 
