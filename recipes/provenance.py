@@ -15,7 +15,7 @@ from data.atomic import write_atomic
 def provenance(device: str) -> dict[str, str]:
     """Command, device, commit (with `+` when files differ from it) and versions of this run."""
     return {
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": " ".join([_program(Path(sys.argv[0])), *sys.argv[1:]]),
         "device": _describe(device),
         "commit": _commit(),
         "python": platform.python_version(),
@@ -38,6 +38,11 @@ def table(rows: list[list[str]]) -> str:
     ]
     rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
     return "\n".join([lines[0], rule, *lines[1:]])
+
+
+def _program(path: Path) -> str:
+    """As it is typed: a script's name, or the module that was run."""
+    return f"python -m {path.parent.name}.{path.stem}" if path.suffix == ".py" else path.name
 
 
 def _describe(device: str) -> str:
