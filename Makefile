@@ -17,7 +17,6 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
-export TRITON_DEFAULT_FP_FUSION = 1
 
 .PHONY: demo test chain lint setup clean
 
@@ -28,7 +27,7 @@ $(STAMP): pyproject.toml recipes/setup.sh
 	touch $@
 
 demo: $(STAMP)
-	$(BIN)/python -m recipes.demo --out $(DEMO) $(if $(CORPUS),--corpus $(CORPUS))
+	$(BIN)/python -m recipes.demo --out $(DEMO) $(if $(CORPUS),--corpus "$(CORPUS)")
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

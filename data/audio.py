@@ -15,6 +15,9 @@ from data.atomic import write_atomic
 Wave = npt.NDArray[np.float32]
 
 PCM_SCALE = 32768  # 16-bit samples are k / 32768, as soundfile reads them
+# Of the formats that libsndfile reads, their further names too; raw samples have no header to say what they are.
+SOUND_SUFFIXES = {f".{name.lower()}" for name in soundfile.available_formats()} - {".raw"}
+SOUND_SUFFIXES |= {".aif", ".oga", ".opus", ".snd"}
 UNKNOWN_LENGTH = 0x7FFFF000  # programs that write a WAV into a pipe leave this much, or more, in its header
 
 

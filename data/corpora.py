@@ -7,9 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-import soundfile
-
-from data.audio import Wave, read_audio
+from data.audio import SOUND_SUFFIXES, Wave, read_audio
 from data.espeak import speak
 from data.sentences import sentences
 
@@ -204,9 +202,8 @@ def _download(config: CorpusConfig) -> None:
 
 def _sound_files(root: Path) -> list[Path]:
     """All below `root` whose suffix soundfile knows, hidden ones left out, sorted."""
-    suffixes = {f".{name.lower()}" for name in soundfile.available_formats()} | {".aif", ".oga", ".opus", ".snd"}
     paths = (Path(folder) / name for folder, _, names in os.walk(root) for name in names if not name.startswith("."))
-    return sorted(path for path in paths if path.suffix.lower() in suffixes - {".raw"})
+    return sorted(path for path in paths if path.suffix.lower() in SOUND_SUFFIXES)
 
 
 def _read_rows(path: Path) -> list[list[str]]:

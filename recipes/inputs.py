@@ -4,11 +4,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import soundfile
+from data.audio import SOUND_SUFFIXES
 
 MEL = ".npy"
-SOUNDS = {f".{name.lower()}" for name in soundfile.available_formats()} | {".aif", ".oga", ".opus"}
-SPOKEN = (SOUNDS | {MEL}) - {".raw"}  # which has no header to say what is in it
 
 
 class InputError(ValueError):
@@ -56,4 +54,4 @@ def _under(path: Path) -> Iterator[Source]:
 
 
 def _spoken(file: Path) -> bool:
-    return file.is_file() and file.suffix.lower() in SPOKEN and not file.name.startswith(".")
+    return file.is_file() and file.suffix.lower() in SOUND_SUFFIXES | {MEL} and not file.name.startswith(".")
