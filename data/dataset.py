@@ -70,6 +70,9 @@ class CropConfig:
 class PreparedCorpus:
     """A folder that `data.prepare` wrote, opened for reading; features are read by memory map, on demand.
 
+    Args:
+        gain: that of a model which exists already; by default the corpus' own.
+
     Attributes:
         mel: the config of the features.
         gain: the network's waveform is the file's times this.
@@ -80,13 +83,15 @@ class PreparedCorpus:
         DataError: not a prepared corpus, another format, or files that are missing or damaged.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, gain: float | None = None) -> None:
         self.folder = Path(folder)
         corpus = _read_corpus(self.folder / "corpus.json")
         try:
             self.mel = MelConfig(**corpus["mel"])
-            self.gain, self.scale = float(corpus["gain"]), float(corpus["scale"])
-            self.silence_log_scale = float(corpus["silence_log_scale"])
+            own_gain = float(corpus["gain"])
+            self.gain = own_gain if gain is None else gain
+            self.scale = float(corpus["scale"]) * self.gain / own_gain
+            self.silence_log_scale = float(corpus["silence_log_scale"]) + math.log(self.gain / own_gain)
             self.speakers = [str(name) for name in corpus["speakers"]]
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(

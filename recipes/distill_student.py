@@ -1,4 +1,4 @@
-"""`wavenet distill`: a student, from a teacher and the corpus that the teacher was trained on."""
+"""`wavenet distill`: a student, from a teacher and a corpus."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,33 +10,22 @@ from data.mel import MelConfig
 from distill.fit import initialise_from_teacher, student_config
 from distill.objective import DistillationObjective, LossesConfig
 from distill.student import Student, StudentSize
-from recipes.batches import Crops, CropsConfig, whole_clips
+from recipes.batches import whole_clips
 from recipes.configuration import ConfigError
 from recipes.outputs import check_writable
+from recipes.runs import RunConfig, run_training
 from wavenet.checkpoint import Description
 from wavenet.pretrained import load_teacher, mel_config
 from wavenet.training.distributed import distributed
-from wavenet.training.optim import OptimConfig
-from wavenet.training.trainer import Trainer, TrainerConfig
 
 
 @dataclass
-class DistillConfig:
+class DistillConfig(RunConfig):
     """`configs/distill.yaml`."""
 
-    data: str
     teacher_checkpoint: str
-    run: str
     student: StudentSize
     losses: LossesConfig
-    crops: CropsConfig
-    clips: int
-    optim: OptimConfig
-    trainer: TrainerConfig
-
-    def __post_init__(self) -> None:
-        if self.clips < 0:
-            raise ValueError(f"clips is {self.clips}; it must be 0 or more")
 
 
 def distill(config: DistillConfig) -> bool:
@@ -49,11 +38,11 @@ def distill(config: DistillConfig) -> bool:
     """
     check_writable(config.run)
     teacher, described = load_teacher(config.teacher_checkpoint)
-    corpus = PreparedCorpus(config.data)
+    corpus = PreparedCorpus(config.data, described.gain)
     mel = mel_config(described, config.teacher_checkpoint)
     _check_corpus(config, corpus, described, mel)
     _check_crops(config, mel)
-    student = student_config(config.student, teacher.config, corpus.scale * described.gain / corpus.gain)
+    student = student_config(config.student, teacher.config, corpus.scale)
     description = Description(
         kind="student",
         model=asdict(student),
@@ -71,19 +60,10 @@ def distill(config: DistillConfig) -> bool:
         torch.manual_seed(config.trainer.seed)
         model = Student(student)
         initialise_from_teacher(model, teacher)
-        crops = Crops(corpus, config.crops, model.receptive_field + teacher.receptive_field, config.trainer)
+        reach = model.receptive_field + teacher.receptive_field
         clips = whole_clips(corpus, config.clips)
         objective = DistillationObjective(model, teacher, config.losses, mel, described.gain, clips)
-        trainer = Trainer(
-            config.trainer,
-            config.optim,
-            objective,
-            crops.training(processes),
-            crops.validation(),
-            description,
-            processes,
-        )
-        return trainer.run()
+        return run_training(config, objective, corpus, reach, description, processes)
 
 
 def _check_corpus(config: DistillConfig, corpus: PreparedCorpus, teacher: Description, mel: MelConfig) -> None:

@@ -129,9 +129,10 @@ def _teacher(
         return (x[0] / description.gain).float().cpu().numpy()
 
     row = _spoken(str(checkpoint), corpus, entries, speak) if sample else Row(str(checkpoint))
+    leveled = PreparedCorpus(corpus.folder, description.gain)
     total = count = 0.0
     for entry in tqdm(entries, desc=f"{checkpoint}: bits", unit="clip", leave=False):
-        batch = corpus.whole(entry).to(device)
+        batch = leveled.whole(entry).to(device)
         x = model.distribution.quantise(batch.wav)
         params = model(x, batch.mel if model.config.n_mels else None, batch.speaker)
         total += float(model.distribution.bits(params, x, description.gain).double().sum())

@@ -7,17 +7,16 @@ import torch
 
 from data.dataset import PreparedCorpus
 from data.mel import MelConfig
-from recipes.batches import Crops, CropsConfig, whole_clips
+from recipes.batches import whole_clips
 from recipes.configuration import ConfigError
 from recipes.outputs import check_writable
+from recipes.runs import RunConfig, run_training
 from wavenet.checkpoint import Description
 from wavenet.distributions import OutputConfig
 from wavenet.model import WaveNet, WaveNetConfig
 from wavenet.network import StackConfig
 from wavenet.objective import TeacherObjective
 from wavenet.training.distributed import distributed
-from wavenet.training.optim import OptimConfig
-from wavenet.training.trainer import Trainer, TrainerConfig
 
 
 @dataclass
@@ -37,23 +36,13 @@ class ConditionConfig:
 
 
 @dataclass
-class TrainConfig:
+class TrainConfig(RunConfig):
     """`configs/train.yaml`."""
 
-    data: str
-    run: str
     teacher: NetworkConfig
     output: OutputConfig
     mel: MelConfig
     condition: ConditionConfig
-    crops: CropsConfig
-    clips: int
-    optim: OptimConfig
-    trainer: TrainerConfig
-
-    def __post_init__(self) -> None:
-        if self.clips < 0:
-            raise ValueError(f"clips is {self.clips}; it must be 0 or more")
 
 
 def train(config: TrainConfig) -> bool:
@@ -79,21 +68,11 @@ def train(config: TrainConfig) -> bool:
         speakers=list(corpus.speakers) if model_config.n_speakers else [],
         training={"data": Path(config.data).name, "crops": asdict(config.crops)},
     )
-    crops = Crops(corpus, config.crops, model_config.stack.receptive_field, config.trainer)
     with distributed(config.trainer.device) as processes:
         torch.manual_seed(config.trainer.seed)
         clips = whole_clips(corpus, config.clips)
         objective = TeacherObjective(WaveNet(model_config), corpus.gain, config.mel.sample_rate, clips)
-        trainer = Trainer(
-            config.trainer,
-            config.optim,
-            objective,
-            crops.training(processes),
-            crops.validation(),
-            description,
-            processes,
-        )
-        return trainer.run()
+        return run_training(config, objective, corpus, model_config.stack.receptive_field, description, processes)
 
 
 def teacher_config(config: TrainConfig, n_speakers: int) -> WaveNetConfig:

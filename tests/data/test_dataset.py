@@ -75,6 +75,15 @@ def test_the_gain_changes_waveform_and_mel_alike(prepared: PreparedCorpus) -> No
         assert np.abs(crop.mel - exact).max() < 1e-4
 
 
+def test_a_corpus_at_the_gain_of_another_model_is_the_same_sound_at_another_level(prepared: PreparedCorpus) -> None:
+    louder = PreparedCorpus(prepared.folder, 2 * prepared.gain)
+    entry = prepared.entries("train")[0]
+    assert np.array_equal(louder.wav(entry), 2 * prepared.wav(entry))
+    assert np.array_equal(louder.mel_of(entry), prepared.mel_of(entry))
+    assert louder.scale == pytest.approx(2 * prepared.scale)
+    assert louder.silence_log_scale == pytest.approx(prepared.silence_log_scale + np.log(2))
+
+
 def test_random_gains_stay_within_their_limits_and_the_waveform_within_full_scale(prepared: PreparedCorpus) -> None:
     loud, plain = crops(prepared), crops(prepared, random_gain_db=0.0)
     ratios = [np.abs(loud[n].wav).max() / np.abs(plain[n].wav).max() for n in range(200)]
