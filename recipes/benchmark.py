@@ -27,8 +27,10 @@ from serve import Vocoder
 from wavenet.checkpoint import load_description
 from wavenet.device import find_device
 from wavenet.metrics import real_time_factor
+from wavenet.model import WaveNet
 from wavenet.pretrained import load_teacher, mel_config
 from wavenet.sampling.generate import Backend, generate
+from wavenet.sampling.reference import History, sample_naively
 
 LEVEL = -5.0  # of the mel, nats
 TEACHER_SAMPLES = {Backend.naive: 100, Backend.cached: 2_000}  # more would only take longer; the others make `seconds`
@@ -118,9 +120,22 @@ def _time_teacher(checkpoint: Path, backend: Backend, frames: int, repeats: int,
     length = min(frames * config.hop_length, TEACHER_SAMPLES.get(backend, frames * config.hop_length))
 
     def run() -> int:
+        if backend is Backend.naive:
+            return _sample_naively(model, mel, speaker, length)
         return generate(model, mel, speaker, length=length, backend=backend).numel()
 
     return _time(f"teacher, {backend}", run, repeats, config)
+
+
+@torch.no_grad()
+def _sample_naively(model: WaveNet, mel: torch.Tensor | None, speaker: torch.Tensor | None, length: int) -> int:
+    """Every sample at its full cost, after a receptive field of silence: the first ones of a clip come cheaper."""
+    past = torch.zeros(1, model.receptive_field).to(model.network.first.weight)
+    if mel is not None:
+        silence = torch.full_like(mel[:, :, :1], LEVEL)
+        mel = torch.cat([silence.expand(-1, -1, -(-past.numel() // model.config.hop_length)), mel], dim=-1)
+    noise = model.distribution.noise(0, past.numel(), length)[None].to(past.device)
+    return sample_naively(model, model.conditioner(mel, speaker), noise, History(past)).numel()
 
 
 def _time_student(checkpoint: Path, frames: int, repeats: int, device: str, dtype: str) -> Speed:

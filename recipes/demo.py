@@ -52,15 +52,16 @@ def main(
     picture = speak(out, PreparedCorpus(data), teacher, student)
     _say("5/5 judge and time")
     rows = evaluate.evaluate([teacher, student], data, out, "test", limit=None, sample=False, device="cpu", seed=0)
-    print(evaluate.report(rows))
     speeds = benchmark.benchmark(teacher, student, out, seconds=2.0, repeats=3, device="cpu", dtype="float32")
-    print(benchmark.report(speeds))
+    tables = f"{evaluate.report(rows)}\n\n{benchmark.report(speeds)}\n"
+    (out / "figures.md").write_text(tables)
+    print(tables)
 
     _say(f"done in {(time.perf_counter() - started) / 60:.1f} minutes")
     print(f"checkpoints   {teacher}  {student}")
     print(f"audio         {out / 'wavs'}")
     print(f"picture       {picture}")
-    print(f"figures       {out / 'evaluation.json'}  {out / 'benchmark.json'}  {out / 'benchmark.png'}")
+    print(f"figures       {out / 'figures.md'}  {out / 'evaluation.json'}  {out / 'benchmark.json'}")
     print(f"curves        tensorboard --logdir {out}")
 
 

@@ -44,6 +44,6 @@ def draw_speeds(path: Path, speeds: dict[str, float], sample_rate: int) -> None:
     axes.axvline(sample_rate, color="#cc3311", linestyle="--", label=f"real time, {sample_rate} Hz")
     axes.set(xscale="log", xlabel="samples per second", xlim=(None, 8 * max(*speeds.values(), sample_rate)))
     axes.invert_yaxis()
-    axes.legend(loc="lower right")
+    axes.legend(loc="upper right")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
