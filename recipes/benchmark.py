@@ -99,7 +99,7 @@ def report(speeds: list[Speed]) -> str:
     ratios = _ratios(speeds)
     rows = [["sampler", "samples/s", "x real time", "peak memory (MB)", "student is faster by"]]
     for s in speeds:
-        lead = f"{ratios[s.name]:,.0f}" if s.name in ratios else ""
+        lead = f"{ratios[s.name]:,.1f} x" if s.name in ratios else ""
         rows.append(
             [s.name, f"{s.samples_per_second:,.0f}", f"{s.real_time_factor:.3f}", f"{s.peak_memory_mb:,.0f}", lead]
         )
