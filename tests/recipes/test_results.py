@@ -32,7 +32,7 @@ def test_figures_are_put_between_the_markers(tmp_path: Path, monkeypatch: pytest
     assert once.endswith(f"{results.END}\nafter\n")
     assert "old figures" not in once
     assert "| a student | 0.500 " in once
-    assert "| 20 " in once  # the student's lead
+    assert "| 20.0 x " in once  # the student's lead
     assert once.count("`demo --out x`, a machine, torch 2, commit `abc1234`") == 2
     assert (tmp_path / "results" / "toy" / "spectrograms.png").read_bytes() == b"a picture"
     results.main([])
