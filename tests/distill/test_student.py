@@ -192,7 +192,7 @@ def test_a_mel_of_another_length_is_refused(student: Student, mel: Tensor) -> No
 )
 def test_a_config_that_makes_no_sense_is_refused(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        StudentConfig(**changes)  # type: ignore[arg-type]
+        StudentConfig(**changes)
 
 
 # Student and teacher

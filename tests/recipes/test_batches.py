@@ -73,7 +73,7 @@ def test_validation_is_fixed_of_its_own_split_and_at_the_level_of_the_files(
 
 
 def starts(clip: object) -> range:
-    return range(0, len(clip) - 8 * 64 + 1, 64)  # type: ignore[arg-type]
+    return range(0, len(clip) - 8 * 64 + 1, 64)
 
 
 def test_whole_clips_are_the_first_of_the_validation_split(corpus: PreparedCorpus) -> None:

@@ -24,7 +24,7 @@ COMMANDS = ["prepare", "train", "distill", "synthesize", "evaluate", "benchmark"
 
 def examples(command: str) -> list[list[str]]:
     """The arguments of every example at the end of a command's help."""
-    epilog = get_command(app).commands[command].epilog  # type: ignore[attr-defined]
+    epilog = get_command(app).commands[command].epilog
     return [shlex.split(line) for line in re.findall(r"wavenet ([^;]+)", epilog)]
 
 

@@ -212,7 +212,7 @@ def test_an_option_that_makes_no_sense_is_refused(
     vocoder: Vocoder, mel: NDArray[np.float32], options: dict[str, object], rule: str
 ) -> None:
     with pytest.raises(ValueError, match=rule):
-        vocoder(mel, **options)  # type: ignore[arg-type]
+        vocoder(mel, **options)
 
 
 def test_several_speakers_must_be_chosen_from(make_toy_student: Callable[..., Path], mel: NDArray[np.float32]) -> None:

@@ -234,4 +234,4 @@ def test_a_mixture_scores_and_pulls_what_lies_beyond_full_scale(x: float) -> Non
 )
 def test_a_config_that_makes_no_sense_is_refused(changes: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        KLConfig(**changes)  # type: ignore[arg-type]
+        KLConfig(**changes)

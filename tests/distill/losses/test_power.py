@@ -121,4 +121,4 @@ def test_a_signal_shorter_than_the_window_is_refused() -> None:
 )
 def test_a_config_that_makes_no_sense_is_refused(changes: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=f"power.{next(iter(changes))} is"):
-        PowerConfig(**changes)  # type: ignore[arg-type]
+        PowerConfig(**changes)

@@ -70,7 +70,7 @@ def test_the_optimiser_is_the_one_named(kind: OptimizerKind, expected: type[torc
 
 
 def test_choices_may_be_given_as_text() -> None:
-    config = OptimConfig(kind="adamw", schedule="cosine")  # type: ignore[arg-type]
+    config = OptimConfig(kind="adamw", schedule="cosine")
     assert (config.kind, config.schedule) == (OptimizerKind.adamw, ScheduleKind.cosine)
 
 

@@ -65,10 +65,10 @@ def test_a_step_takes_the_clipped_gradient_at_the_scheduled_rate(toy: ModuleType
 def test_bfloat16_computes_in_bfloat16_and_keeps_float32_weights(toy: ModuleType, tmp_path: Path) -> None:
     seen = []
 
-    class Watching(toy.Regression):  # type: ignore[name-defined, misc]
+    class Watching(toy.Regression):
         def forward(self, batch: Any, step: int) -> LossReport:
             seen.append(self.model(batch.x).dtype)
-            return super().forward(batch, step)  # type: ignore[no-any-return]
+            return super().forward(batch, step)
 
     trainer = toy.trainer(tmp_path, Watching(), steps=3, dtype="bfloat16")
     trainer.run()
@@ -81,10 +81,10 @@ def test_validation_sees_averaged_weights_in_eval_mode_and_the_same_draws_each_t
 ) -> None:
     seen = []
 
-    class Watching(toy.Regression):  # type: ignore[name-defined, misc]
+    class Watching(toy.Regression):
         def validate(self, batch: Any) -> dict[str, float]:
             seen.append((self.model.training, torch.is_grad_enabled(), self.model[0].weight.clone()))
-            return super().validate(batch)  # type: ignore[no-any-return]
+            return super().validate(batch)
 
     trainer = toy.trainer(tmp_path, Watching(), steps=20)
     trainer.run()
@@ -130,10 +130,10 @@ def test_a_step_without_a_finite_gradient_is_skipped_and_changes_nothing(toy: Mo
     def break_gradient(gradient: torch.Tensor) -> torch.Tensor:
         return gradient * float("inf") if len(weights) == 6 else gradient
 
-    class Watching(toy.Regression):  # type: ignore[name-defined, misc]
+    class Watching(toy.Regression):
         def forward(self, batch: Any, step: int) -> LossReport:
             weights.append(self.model[0].weight.detach().clone())
-            return super().forward(batch, step)  # type: ignore[no-any-return]
+            return super().forward(batch, step)
 
     objective = Watching()
     objective.model[0].weight.register_hook(break_gradient)
@@ -231,4 +231,4 @@ def test_a_wrong_setting_is_refused_by_name(wrong: dict[str, Any]) -> None:
 
 def test_an_unknown_precision_is_refused() -> None:
     with pytest.raises(ValueError, match="float16"):
-        TrainerConfig(dtype="float16")  # type: ignore[arg-type]
+        TrainerConfig(dtype="float16")

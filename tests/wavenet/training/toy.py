@@ -142,7 +142,7 @@ def arm_kill(moment: str) -> None:
             kill()
         return rename(self, target)
 
-    Path.replace = deadly  # type: ignore[method-assign]
+    Path.replace = deadly
 
 
 def save_gradients(path: str, noise: float, processes: Distributed) -> None:
