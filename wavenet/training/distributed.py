@@ -5,6 +5,8 @@
 Without torchrun's environment variables there is one process, and nothing here communicates.
 """
 
+import gc
+import importlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -70,8 +72,13 @@ def distributed(device: str = "auto") -> Iterator[Distributed]:
     if world_size == 1:
         yield Distributed(0, 1, chosen)
         return
+    # Gloo's threads end with the last reference to the group. One that outlives Python while it frees a tensor aborts
+    # the process after all its work is done, so nothing may keep the group: functions of this module would, as default
+    # arguments, if DDP were the first to import it; so would a wrapper that waits for the garbage collector.
+    importlib.import_module("torch.distributed.nn")
     dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=PATIENCE)
     try:
         yield Distributed(rank, world_size, chosen)
     finally:
+        gc.collect()
         dist.destroy_process_group()

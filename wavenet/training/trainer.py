@@ -128,12 +128,15 @@ class Trainer:
         Returns True when all steps are done and False when SIGINT or SIGTERM ended the run early, with a checkpoint.
         Raises `TrainingDiverged`, and `CheckpointError` if the run directory cannot be written or resumed.
         """
-        self._resume()
-        if self.step >= self.config.steps:
-            self._say(f"{self._run} is finished: {self.step} steps of {self.config.steps} are done")
-            return True
-        with StopRequest() as stop, self._records() as records:
-            return self._loop(stop, records)
+        try:
+            self._resume()
+            if self.step >= self.config.steps:
+                self._say(f"{self._run} is finished: {self.step} steps of {self.config.steps} are done")
+                return True
+            with StopRequest() as stop, self._records() as records:
+                return self._loop(stop, records)
+        finally:
+            self._parallel = self.objective  # lets go of the process group: see `distributed`
 
     def _loop(self, stop: StopRequest, records: Records | None) -> bool:
         last, samples, seconds = self.config.steps, 0, 0.0
