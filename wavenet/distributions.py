@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from data import mulaw
-from wavenet.kernels.reference import logistic_mixture_log_density
+from wavenet.kernels.ops import logistic_mixture_log_density
 from wavenet.noise import normal_noise, uniform_noise
 
 HALF_BIN = 2.0**-16  # half the distance of two 16-bit levels k / 32768
@@ -210,7 +210,7 @@ class MixtureOfLogistics(OutputDistribution):
         return torch.where(x >= 1 - 2 * HALF_BIN, upper_tail, edged)
 
     def log_density(self, params: Tensor, x: Tensor) -> Tensor:
-        return logistic_mixture_log_density(*self.components(params), x, HALF_BIN)
+        return logistic_mixture_log_density(*self.components(params), x[..., None], HALF_BIN)[..., 0]
 
     def sample(self, params: Tensor, noise: Tensor) -> Tensor:
         """Noise column 0 picks the component, column 1 is the logistic's quantile; rounded to 16 bits."""
@@ -248,7 +248,7 @@ class MixtureOfLogistics(OutputDistribution):
 
     def _score(self, params: Tensor, loc: Tensor, log_scale: Tensor, draws: Tensor) -> Tensor:
         x = loc[..., None] + torch.exp(log_scale)[..., None] * torch.logit(draws)  # (B, t, N)
-        return -self.log_density(params[:, :, None], x).mean(dim=-1)
+        return -logistic_mixture_log_density(*self.components(params), x, HALF_BIN).mean(dim=-1)
 
 
 class Gaussian(OutputDistribution):

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wavenet.kernels.reference import gated_activation, interpolate_frames
+from wavenet.kernels.ops import gated_activation, residual_layer
+from wavenet.kernels.reference import dilated_convolution, interpolate_frames
 
 
 @dataclass
@@ -43,10 +44,7 @@ class CausalConv1d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, in) -> (B, T, out)"""
-        T = x.shape[1]
-        padded = F.pad(x, (0, 0, self.reach, 0))  # (B, reach + T, in)
-        views = [padded[:, k * self.dilation : k * self.dilation + T] for k in range(self.kernel_size)]
-        return F.linear(torch.cat(views, dim=-1), self.weight, self.bias)  # (B, T, out)
+        return dilated_convolution(x, self.weight, self.dilation) + self.bias
 
     def initial_state(self, batch: int) -> RingBuffer:
         return RingBuffer(self.weight.new_zeros(self.reach, batch, self.in_channels))
@@ -88,18 +86,20 @@ class GatedResidualBlock(nn.Module):
         """
         return None if self.condition is None or cond is None else self.condition(cond)
 
-    def forward(self, x: Tensor, frames: Tensor | None, hop: int, offset: int) -> tuple[Tensor, Tensor]:
-        """x (B, T, residual), frames (B, L, gate) -> x' (B, T, residual), skip (B, T, skip)."""
-        return self._output(x, gated_activation(self.conv(x), frames, hop, offset))
+    def forward(
+        self, x: Tensor, skips: Tensor | None, frames: Tensor | None, hop: int, offset: int
+    ) -> tuple[Tensor, Tensor | None]:
+        """x (B, T, residual), skips (B, T, skip) of the layers before, frames (B, L, gate) -> both after this layer."""
+        conv, out = self.conv, self.out
+        return residual_layer(
+            x, skips, conv.weight, conv.bias, frames, out.weight, out.bias, conv.dilation, hop, offset
+        )
 
     def step(self, x: Tensor, frame: Tensor | None, t: int, state: RingBuffer) -> tuple[Tensor, Tensor]:
         """x (B, residual), frame (B, gate), both of sample t -> x' (B, residual), skip (B, skip)."""
         hidden = self.conv.step(x, t, state)
-        gated = gated_activation(hidden[:, None], None if frame is None else frame[:, None], hop=1)
-        return self._output(x, gated[:, 0])
-
-    def _output(self, x: Tensor, gated: Tensor) -> tuple[Tensor, Tensor]:
-        out = self.out(gated)
+        gated = gated_activation(hidden[:, None], None, None if frame is None else frame[:, None], hop=1)
+        out = self.out(gated[:, 0])
         return x + out[..., : self.residual], out[..., self.residual :]
 
 
@@ -134,26 +134,26 @@ class DilatedStack(nn.Module):
 
     def forward(self, x: Tensor, frames: list[Tensor | None], hop: int, offset: int = 0) -> Tensor:
         """x (B, T, residual), frames from `project` -> (B, T, skip or residual)"""
-        total: Tensor | float = 0.0
+        skips: Tensor | None = None
         for block, frame in zip(self._blocks, frames, strict=True):
-            x, skip = block(x, frame, hop, offset)
-            total = total + skip
-        return self._output(x, total)
+            x, skips = block(x, skips, frame, hop, offset)
+        return self._output(x, skips)
 
     def initial_state(self, batch: int) -> list[RingBuffer]:
         return [block.conv.initial_state(batch) for block in self._blocks]
 
     def step(self, x: Tensor, frames: list[Tensor | None], hop: int, t: int, state: list[RingBuffer]) -> Tensor:
         """x[t] (B, residual), frames from `project` -> (B, skip or residual)"""
-        total: Tensor | float = 0.0
+        skips: Tensor | None = None
         for block, frame, ring in zip(self._blocks, frames, state, strict=True):
             now = None if frame is None else interpolate_frames(frame, hop, 1, t)[:, 0]
             x, skip = block.step(x, now, t, ring)
-            total = total + skip
-        return self._output(x, total)
+            if self.skip:
+                skips = skip if skips is None else skips + skip
+        return self._output(x, skips)
 
-    def _output(self, x: Tensor, total: Tensor | float) -> Tensor:
-        return total / math.sqrt(len(self.blocks)) if self.skip and isinstance(total, Tensor) else x
+    def _output(self, x: Tensor, skips: Tensor | None) -> Tensor:
+        return x if skips is None else skips / math.sqrt(len(self.blocks))
 
 
 def receptive_field(layers: int, cycle: int, kernel_size: int) -> int:

@@ -39,21 +39,73 @@ def interpolate_frames(frames: Tensor, hop: int, length: int, offset: int = 0) -
     return samples.flatten(1, 2)[:, begin : begin + length]  # (B, T, C)
 
 
-def gated_activation(hidden: Tensor, frames: Tensor | None, hop: int, offset: int = 0) -> Tensor:
-    """tanh(a) * sigmoid(b), where (a, b) are the two halves of hidden + condition (WaveNet, eq. 5).
+def gated_activation(hidden: Tensor, bias: Tensor | None, frames: Tensor | None, hop: int, offset: int = 0) -> Tensor:
+    """tanh(a) * sigmoid(b), where (a, b) are the two halves of hidden + bias + condition (WaveNet, eq. 5).
 
     Args:
         hidden: (B, T, 2G), the filter half first.
+        bias: (2G,), or None.
         frames: (B, L, 2G), this layer's projection of the condition at frame rate, or None.
         hop, offset: as in `interpolate_frames`.
 
     Returns:
         (B, T, G)
     """
+    if bias is not None:
+        hidden = hidden + bias
     if frames is not None:
         hidden = hidden + interpolate_frames(frames, hop, hidden.shape[1], offset)
     filter_half, gate_half = hidden.chunk(2, dim=-1)
     return torch.tanh(filter_half) * torch.sigmoid(gate_half)
+
+
+def dilated_convolution(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
+    """y[t] = sum_k W_k x[t - (K - 1 - k) dilation]; before the first sample x is zero.
+
+    Args:
+        x: (B, T, C)
+        weight: (out, K C), taps from oldest to newest, as the matrix that multiplies the concatenated views.
+
+    Returns:
+        (B, T, out)
+    """
+    T, C = x.shape[1:]
+    taps = weight.shape[1] // C
+    padded = F.pad(x, (0, 0, (taps - 1) * dilation, 0))  # (B, reach + T, C)
+    views = [padded[:, k * dilation : k * dilation + T] for k in range(taps)]
+    return F.linear(torch.cat(views, dim=-1), weight)  # (B, T, out)
+
+
+def residual_layer(
+    x: Tensor,
+    skips: Tensor | None,
+    weight: Tensor,
+    bias: Tensor,
+    frames: Tensor | None,
+    out_weight: Tensor,
+    out_bias: Tensor,
+    dilation: int,
+    hop: int,
+    offset: int = 0,
+) -> tuple[Tensor, Tensor | None]:
+    """One gated residual layer: convolution, gate, and what it adds to the residual and the skip path (WaveNet, fig. 4).
+
+    Args:
+        x: (B, T, C)
+        skips: (B, T, S), the sum of the layers before, or None for the first.
+        weight: (2G, K C), as in `dilated_convolution`.
+        bias, frames, hop, offset: as in `gated_activation`.
+        out_weight: (C + S, G), out_bias: (C + S,); the residual's rows first. S may be 0.
+        dilation: samples between two taps.
+
+    Returns:
+        x + residual (B, T, C), skips + skip (B, T, S), or None where S is 0
+    """
+    C = x.shape[2]
+    gated = gated_activation(dilated_convolution(x, weight, dilation), bias, frames, hop, offset)  # (B, T, G)
+    out = F.linear(gated, out_weight, out_bias)  # (B, T, C + S)
+    skip = out[..., C:] if out.shape[2] > C else None
+    return x + out[..., :C], skip if skips is None or skip is None else skips + skip
 
 
 def logistic_mixture_log_density(
@@ -66,16 +118,16 @@ def logistic_mixture_log_density(
 
     Args:
         logits, means, log_scales: (..., K), the unnormalised log weights and the components.
-        x: (...), any real numbers.
+        x: (..., N), any real numbers, N for each mixture.
         half_bin: h.
 
     Returns:
-        (...), nats
+        (..., N), nats
     """
-    inverse_scales = torch.exp(-log_scales)
-    centred = x[..., None] - means
+    inverse_scales = torch.exp(-log_scales)[..., None, :]  # (..., 1, K)
+    centred = x[..., None] - means[..., None, :]  # (..., N, K)
     upper = (centred + half_bin) * inverse_scales
     lower = (centred - half_bin) * inverse_scales
     log_mass = F.logsigmoid(upper) + F.logsigmoid(-lower) + torch.log(-torch.expm1(-2 * half_bin * inverse_scales))
-    log_weights = torch.log_softmax(logits, dim=-1)
+    log_weights = torch.log_softmax(logits, dim=-1)[..., None, :]
     return torch.logsumexp(log_weights + log_mass, dim=-1) - math.log(2 * half_bin)

@@ -1,0 +1,47 @@
+"""Which implementation of the kernels computes: chosen by the tensors' device, or forced."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from enum import StrEnum
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+
+from wavenet.kernels import native
+
+
+class Backend(StrEnum):
+    """reference: plain PyTorch, anywhere. native: compiled C, on the CPU. triton: on an NVIDIA GPU."""
+
+    reference = "reference"
+    native = "native"
+    triton = "triton"
+
+
+_forced: ContextVar[Backend | None] = ContextVar("forced", default=None)
+
+
+@contextmanager
+def use_backend(backend: Backend | str) -> Iterator[None]:
+    """Every kernel called within computes on this backend, or raises ValueError where it cannot."""
+    token = _forced.set(Backend(backend))
+    try:
+        yield
+    finally:
+        _forced.reset(token)
+
+
+def forced_backend() -> Backend | None:
+    """What `use_backend` asked for."""
+    return _forced.get()
+
+
+def best_backend(tensor: Tensor) -> Backend:
+    """The fastest one for a tensor's device and dtype; the reference where no other is available."""
+    if tensor.device.type == "cpu" and tensor.dtype in native.DTYPES and native.available():
+        return Backend.native
+    if tensor.device.type == "cuda" and tensor.dtype != torch.float64 and find_spec("triton") is not None:
+        return Backend.triton
+    return Backend.reference

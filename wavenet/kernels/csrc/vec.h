@@ -1,0 +1,120 @@
+/* Sixteen floats at a time: AVX-512 where the processor has it, whatever gcc makes of 64-byte vectors elsewhere.
+
+   `bf16` is the upper half of a float; conversions round to nearest even. */
+#pragma once
+#include <stdint.h>
+#include <string.h>
+
+#define LANES 16
+#define INLINE static inline __attribute__((always_inline))
+
+typedef uint16_t bf16;
+
+INLINE float bf16_to_float(bf16 x) {
+    uint32_t bits = (uint32_t)x << 16;
+    float y;
+    memcpy(&y, &bits, 4);
+    return y;
+}
+
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
+#include <immintrin.h>
+
+typedef __m512 vec;
+
+INLINE vec splat(float x) { return _mm512_set1_ps(x); }
+INLINE vec load(const float *p) { return _mm512_loadu_ps(p); }
+INLINE void store(float *p, vec x) { _mm512_storeu_ps(p, x); }
+INLINE vec fma_(vec a, vec b, vec c) { return _mm512_fmadd_ps(a, b, c); } /* a b + c */
+INLINE vec max_(vec a, vec b) { return _mm512_max_ps(a, b); }            /* b where either is NaN */
+INLINE vec min_(vec a, vec b) { return _mm512_min_ps(a, b); }
+INLINE vec round_(vec x) { return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+INLINE vec scale2(vec x, vec n) { return _mm512_scalef_ps(x, n); } /* x 2^n, n whole; saturates to 0 and infinity */
+INLINE float sum_(vec x) { return _mm512_reduce_add_ps(x); }
+
+INLINE vec load_bf16(const bf16 *p) {
+    __m256i half = _mm256_loadu_si256((const __m256i *)p);
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
+}
+
+INLINE void store_bf16(bf16 *p, vec x) {
+#ifdef __AVX512BF16__
+    _mm256_storeu_si256((__m256i *)p, (__m256i)_mm512_cvtneps_pbh(x));
+#else
+    __m512i bits = _mm512_castps_si512(x);
+    __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    bits = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+    _mm256_storeu_si256((__m256i *)p, _mm512_cvtepi32_epi16(_mm512_srli_epi32(bits, 16)));
+#endif
+}
+
+#else
+#include <math.h>
+
+typedef float vec __attribute__((vector_size(64)));
+typedef int32_t ivec __attribute__((vector_size(64)));
+
+INLINE vec splat(float x) { return x - (vec){0}; }
+INLINE vec load(const float *p) {
+    vec x;
+    memcpy(&x, p, sizeof x);
+    return x;
+}
+INLINE void store(float *p, vec x) { memcpy(p, &x, sizeof x); }
+INLINE vec fma_(vec a, vec b, vec c) { return a * b + c; }
+INLINE vec max_(vec a, vec b) {
+    ivec m = a > b;
+    return (vec)(((ivec)a & m) | ((ivec)b & ~m));
+}
+INLINE vec min_(vec a, vec b) {
+    ivec m = a < b;
+    return (vec)(((ivec)a & m) | ((ivec)b & ~m));
+}
+INLINE vec round_(vec x) {
+    for (int i = 0; i < LANES; i++) x[i] = rintf(x[i]);
+    return x;
+}
+INLINE vec scale2(vec x, vec n) { /* in two halves, so that the bits of neither leave the exponent */
+    n = min_(max_(n, splat(-250)), splat(250));
+    ivec whole = __builtin_convertvector(n, ivec), half = whole >> 1;
+    return x * (vec)((half + 127) << 23) * (vec)((whole - half + 127) << 23);
+}
+INLINE float sum_(vec x) {
+    float total = 0;
+    for (int i = 0; i < LANES; i++) total += x[i];
+    return total;
+}
+INLINE vec load_bf16(const bf16 *p) {
+    ivec bits;
+    for (int i = 0; i < LANES; i++) bits[i] = (int32_t)((uint32_t)p[i] << 16);
+    return (vec)bits;
+}
+INLINE void store_bf16(bf16 *p, vec x) {
+    for (int i = 0; i < LANES; i++) {
+        uint32_t bits = (uint32_t)((ivec)x)[i];
+        p[i] = (bf16)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+    }
+}
+#endif
+
+/* 2^x, to 8e-8 relative: 2^whole times the minimax polynomial of the fraction in [-1/2, 1/2]. */
+INLINE vec exp2_(vec x) {
+    vec whole = round_(x), f = x - whole;
+    vec y = splat(1.327647129073739e-3f);
+    y = fma_(y, f, splat(9.675540961325169e-3f));
+    y = fma_(y, f, splat(5.550713092088699e-2f));
+    y = fma_(y, f, splat(2.402212023735046e-1f));
+    y = fma_(y, f, splat(6.931469440460205e-1f));
+    y = fma_(y, f, splat(1.0f));
+    return scale2(y, whole);
+}
+
+/* The same to 8e-5: half a unit in the last place of a bfloat16 is 2e-3. */
+INLINE vec exp2_coarse(vec x) {
+    vec whole = round_(x), f = x - whole;
+    vec y = splat(5.517166852953095e-2f);
+    y = fma_(y, f, splat(2.426111251115799e-1f));
+    y = fma_(y, f, splat(6.932609677314758e-1f));
+    y = fma_(y, f, splat(9.999280571937561e-1f));
+    return scale2(y, whole);
+}

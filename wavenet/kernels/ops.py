@@ -1,0 +1,97 @@
+"""The public kernels: what each computes is `reference`'s to say; here the shapes are checked and a backend chosen."""
+
+from importlib import import_module
+from types import ModuleType
+
+from torch import Tensor
+
+from wavenet.kernels import reference
+from wavenet.kernels.backend import Backend, best_backend, forced_backend
+
+
+def gated_activation(hidden: Tensor, bias: Tensor | None, frames: Tensor | None, hop: int, offset: int = 0) -> Tensor:
+    """tanh(a) * sigmoid(b), where (a, b) are the two halves of hidden + bias + condition: `reference.gated_activation`.
+
+    Raises:
+        ValueError: shapes that do not fit; a forced backend that cannot compute these tensors.
+    """
+    width = hidden.shape[-1]
+    if hidden.dim() != 3 or width % 2:
+        raise ValueError(f"hidden is {tuple(hidden.shape)}; it must be (B, T, 2G)")
+    _check("bias", bias, (width,))
+    _check_frames(frames, hidden, width, hop, offset)
+    return _module("gate", hidden).gated_activation(hidden, bias, frames, hop, offset)
+
+
+def residual_layer(
+    x: Tensor,
+    skips: Tensor | None,
+    weight: Tensor,
+    bias: Tensor,
+    frames: Tensor | None,
+    out_weight: Tensor,
+    out_bias: Tensor,
+    dilation: int,
+    hop: int,
+    offset: int = 0,
+) -> tuple[Tensor, Tensor | None]:
+    """Dilated convolution, gate, residual and skip of one layer: `reference.residual_layer`.
+
+    Raises:
+        ValueError: shapes that do not fit; a forced backend that cannot compute these tensors.
+    """
+    B, T, C = x.shape
+    width, outs = weight.shape[0], out_weight.shape[0]
+    if width % 2 or weight.shape[1] % C:
+        raise ValueError(f"weight is {tuple(weight.shape)}; for x (B, T, {C}) it must be (2G, K * {C})")
+    if outs < C:
+        raise ValueError(f"out_weight is {tuple(out_weight.shape)}; for x (B, T, {C}) it must have {C} rows or more")
+    _check("bias", bias, (width,))
+    _check("out_weight", out_weight, (outs, width // 2))
+    _check("out_bias", out_bias, (outs,))
+    _check("skips", skips, (B, T, outs - C))
+    _check_frames(frames, x, width, hop, offset)
+    if dilation < 1:
+        raise ValueError(f"dilation is {dilation}; it must be at least 1")
+    layer = _module("layer", x).residual_layer
+    return layer(x, skips, weight, bias, frames, out_weight, out_bias, dilation, hop, offset)
+
+
+def logistic_mixture_log_density(
+    logits: Tensor, means: Tensor, log_scales: Tensor, x: Tensor, half_bin: float
+) -> Tensor:
+    """Log density of mixtures of smoothed logistics, N values each: `reference.logistic_mixture_log_density`.
+
+    Raises:
+        ValueError: shapes that do not fit; a forced backend that cannot compute these tensors.
+    """
+    for name, tensor in (("means", means), ("log_scales", log_scales)):
+        _check(name, tensor, tuple(logits.shape))
+    _check("x", x, (*logits.shape[:-1], x.shape[-1]))
+    return _module("mixture", logits).logistic_mixture_log_density(logits, means, log_scales, x, half_bin)
+
+
+def _module(op: str, tensor: Tensor) -> ModuleType:
+    """Whose implementation computes `op` on a tensor like this."""
+    forced = forced_backend()
+    backend = best_backend(tensor) if forced is None else forced
+    if backend is Backend.reference:
+        return reference
+    if tensor.device.type != ("cpu" if backend is Backend.native else "cuda"):
+        raise ValueError(f"backend {backend} cannot compute on {tensor.device}: use another, or move the tensors")
+    return import_module(f"wavenet.kernels.{'cpu' if backend is Backend.native else 'triton'}_{op}")
+
+
+def _check(name: str, tensor: Tensor | None, shape: tuple[int, ...]) -> None:
+    if tensor is not None and tuple(tensor.shape) != shape:
+        raise ValueError(f"{name} is {tuple(tensor.shape)}; it must be {shape}")
+
+
+def _check_frames(frames: Tensor | None, x: Tensor, width: int, hop: int, offset: int) -> None:
+    if frames is None:
+        return
+    B, T = x.shape[:2]
+    L = frames.shape[1]
+    _check("frames", frames, (B, L, width))
+    if L > 1 and not 0 <= offset <= offset + T <= L * hop:
+        raise ValueError(f"samples {offset}..{offset + T} asked for, but {L} frames of hop {hop} span 0..{L * hop}")
