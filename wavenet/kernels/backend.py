@@ -40,7 +40,7 @@ def forced_backend() -> Backend | None:
 
 def best_backend(tensor: Tensor) -> Backend:
     """The fastest one for a tensor's device and dtype; the reference where no other is available."""
-    if tensor.device.type == "cpu" and tensor.dtype in native.DTYPES and native.available():
+    if tensor.device.type == "cpu" and tensor.dtype in native.DTYPES and native.library() is not None:
         return Backend.native
     if tensor.device.type == "cuda" and tensor.dtype != torch.float64 and find_spec("triton") is not None:
         return Backend.triton

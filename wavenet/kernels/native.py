@@ -19,6 +19,7 @@ import warnings
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 DTYPES = (torch.float32, torch.bfloat16)
 
@@ -30,9 +31,19 @@ class NativeBuildWarning(RuntimeWarning):
     """There is no compiler, or it refuses: the kernels are computed by PyTorch, several times slower."""
 
 
-def available() -> bool:
-    """Whether the kernels are, or can be, built here."""
-    return library() is not None
+CLong = ctypes.c_long
+
+
+def address(tensor: Tensor | None) -> ctypes.c_void_p:
+    """Where a contiguous tensor's numbers lie; the null pointer for None."""
+    assert tensor is None or tensor.is_contiguous()
+    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
+
+
+def bfloat16_wanted(weight: Tensor) -> bool:
+    """Whether products are to be of bfloat16: under autocast, or with weights of that type."""
+    autocast = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") is torch.bfloat16
+    return autocast or weight.dtype is torch.bfloat16
 
 
 @functools.cache

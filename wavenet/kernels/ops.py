@@ -1,6 +1,7 @@
 """The public kernels: what each computes is `reference`'s to say; here the shapes are checked and a backend chosen."""
 
 from importlib import import_module
+from importlib.util import find_spec
 from types import ModuleType
 
 from torch import Tensor
@@ -77,9 +78,12 @@ def _module(op: str, tensor: Tensor) -> ModuleType:
     backend = best_backend(tensor) if forced is None else forced
     if backend is Backend.reference:
         return reference
+    name = f"wavenet.kernels.{'cpu' if backend is Backend.native else 'triton'}_{op}"
+    if forced is None and find_spec(name) is None:
+        return reference
     if tensor.device.type != ("cpu" if backend is Backend.native else "cuda"):
         raise ValueError(f"backend {backend} cannot compute on {tensor.device}: use another, or move the tensors")
-    return import_module(f"wavenet.kernels.{'cpu' if backend is Backend.native else 'triton'}_{op}")
+    return import_module(name)
 
 
 def _check(name: str, tensor: Tensor | None, shape: tuple[int, ...]) -> None:

@@ -39,7 +39,7 @@ def test_samples_that_no_frame_spans_are_refused(length, offset):
 
 def test_the_gate_reads_its_filter_half_first():
     hidden = torch.tensor([[[0.5, 100.0]]])
-    assert gated_activation(hidden, None, 1).item() == pytest.approx(torch.tanh(torch.tensor(0.5)).item())
+    assert gated_activation(hidden, None, None, 1).item() == pytest.approx(torch.tanh(torch.tensor(0.5)).item())
 
 
 @pytest.mark.parametrize("hop", [4, 5])
@@ -47,7 +47,7 @@ def test_gradients_of_the_gate_are_those_of_its_values(hop):
     torch.manual_seed(0)
     hidden = torch.randn(2, 2 * hop, 6, dtype=torch.float64, requires_grad=True)
     frames = torch.randn(2, 4, 6, dtype=torch.float64, requires_grad=True)
-    assert gradcheck(lambda hidden, frames: gated_activation(hidden, frames, hop, offset=3), (hidden, frames))
+    assert gradcheck(lambda hidden, frames: gated_activation(hidden, None, frames, hop, offset=3), (hidden, frames))
 
 
 def test_gradients_of_the_interpolation_are_those_of_its_values():
@@ -58,7 +58,7 @@ def test_gradients_of_the_interpolation_are_those_of_its_values():
 @pytest.mark.parametrize("half_bin", [0.01, 2.0**-16])
 def test_gradients_of_the_density_are_those_of_its_values(half_bin):
     torch.manual_seed(0)
-    logits, means, x = (torch.randn(shape, dtype=torch.float64) for shape in ((5, 3), (5, 3), (5,)))
+    logits, means, x = (torch.randn(shape, dtype=torch.float64) for shape in ((5, 3), (5, 3), (5, 2)))
     log_scales = torch.randn(5, 3, dtype=torch.float64) - 1
     inputs = [tensor.requires_grad_() for tensor in (logits, means, log_scales, x)]
     assert gradcheck(lambda *inputs: logistic_mixture_log_density(*inputs, half_bin), inputs)

@@ -1,0 +1,97 @@
+/* The one matrix product that forward, backward and weight gradients share: c[r][n] += sum_k a[r][k] b[k][n].
+
+   The reduction runs over 32-bit words: one float, or two neighbouring bfloat16 that one instruction multiplies and adds
+   in float. A word of `a` is broadcast; of `b`, sixteen neighbouring columns make a vector. */
+#pragma once
+#include "vec.h"
+
+typedef uint32_t word;
+
+enum { MOST_TAPS = 3, BLOCK_ROWS = 8, BLOCK_VECS = 2 };
+
+/* a: a pointer a tap, to the word of row 0; rows and words lie `a_row` and `a_word` words apart.
+   b: the words of all taps in order, `b_word` apart, for sixteen columns; the next sixteen lie `b_block` on. */
+typedef struct {
+    const word *a[MOST_TAPS];
+    long taps, words, a_row, a_word;
+    const word *b;
+    long b_word, b_block;
+} operands;
+
+INLINE vec dot(vec c, word a, const word *b, int half) {
+#ifdef __AVX512BF16__
+    if (half)
+        return _mm512_dpbf16_ps(c, (__m512bh)_mm512_loadu_si512(b), (__m512bh)_mm512_set1_epi32((int)a));
+#else
+    if (half) {
+        word pairs[LANES], low[LANES], high[LANES];
+        memcpy(pairs, b, sizeof pairs);
+        for (int i = 0; i < LANES; i++) low[i] = pairs[i] << 16, high[i] = pairs[i] & 0xffff0000u;
+        c = fma_(splat(bf16_to_float((bf16)a)), load((const float *)low), c);
+        return fma_(splat(bf16_to_float((bf16)(a >> 16))), load((const float *)high), c);
+    }
+#endif
+    float x;
+    memcpy(&x, &a, 4);
+    return fma_(splat(x), load((const float *)b), c);
+}
+
+/* `rows` x 16 `vecs` of c, which stay in registers; both counts are constants where this is inlined. */
+INLINE void block(int rows, int vecs, int half, const operands *o, long row, long column, float *c, long c_row) {
+    vec sum[BLOCK_ROWS][BLOCK_VECS];
+    for (int r = 0; r < rows; r++)
+        for (int v = 0; v < vecs; v++) sum[r][v] = load(c + r * c_row + v * LANES);
+    const word *b = o->b + column / LANES * o->b_block;
+    for (long tap = 0; tap < o->taps; tap++) {
+        const word *a = o->a[tap] + row * o->a_row;
+        for (long w = 0; w < o->words; w++, a += o->a_word, b += o->b_word)
+            for (int r = 0; r < rows; r++)
+                for (int v = 0; v < vecs; v++) sum[r][v] = dot(sum[r][v], a[r * o->a_row], b + v * o->b_block, half);
+    }
+    for (int r = 0; r < rows; r++)
+        for (int v = 0; v < vecs; v++) store(c + r * c_row + v * LANES, sum[r][v]);
+}
+
+INLINE void few_rows(long rows, int vecs, int half, const operands *o, long row, long column, float *c, long c_row) {
+    switch (rows) {
+    case 1: block(1, vecs, half, o, row, column, c, c_row); break;
+    case 2: block(2, vecs, half, o, row, column, c, c_row); break;
+    case 3: block(3, vecs, half, o, row, column, c, c_row); break;
+    case 4: block(4, vecs, half, o, row, column, c, c_row); break;
+    case 5: block(5, vecs, half, o, row, column, c, c_row); break;
+    case 6: block(6, vecs, half, o, row, column, c, c_row); break;
+    case 7: block(7, vecs, half, o, row, column, c, c_row); break;
+    case 8: block(8, vecs, half, o, row, column, c, c_row); break;
+    }
+}
+
+INLINE void product_(int half, const operands *o, long rows, long columns, float *c, long c_row) {
+    for (long n = 0; n < columns; n += BLOCK_VECS * LANES) /* the columns' slab of b stays in L1 for all rows */
+        for (long r = 0; r < rows; r += BLOCK_ROWS) {
+            long few = rows - r < BLOCK_ROWS ? rows - r : BLOCK_ROWS;
+            if (columns - n > LANES)
+                few_rows(few, 2, half, o, r, n, c + r * c_row + n, c_row);
+            else
+                few_rows(few, 1, half, o, r, n, c + r * c_row + n, c_row);
+        }
+}
+
+/* c (rows, columns), rows `c_row` floats apart; columns in whole vectors. */
+static __attribute__((unused)) void product(int half, const operands *o, long rows, long columns, float *c, long c_row) {
+    if (half)
+        product_(1, o, rows, columns, c, c_row);
+    else
+        product_(0, o, rows, columns, c, c_row);
+}
+
+/* Words of `n` numbers. */
+INLINE long words_of(long n, int half) { return half ? n / 2 : n; }
+
+/* n floats as the words of an operand. */
+INLINE void to_words(word *y, const float *x, long n, int half) {
+    if (!half) {
+        memcpy(y, x, n * sizeof *x);
+        return;
+    }
+    for (long i = 0; i < n; i += LANES) store_bf16((bf16 *)y + i, load(x + i));
+}
