@@ -49,8 +49,8 @@ def residual_layer(
     if not (all(size % LANES == 0 and size <= WIDEST for size in (C, G, S)) and taps <= MOST_TAPS and x.numel()):
         if forced_backend() is not None:
             raise ValueError(
-                f"backend native has no layer of {C} residual, 2 x {G} gate and {S} skip channels, {taps} taps: channels "
-                f"must be multiples of {LANES} up to {WIDEST}, taps at most {MOST_TAPS}"
+                f"backend native has no layer of {C} residual, 2 x {G} gate and {S} skip channels, {taps} taps: "
+                f"channels must be multiples of {LANES} up to {WIDEST}, taps at most {MOST_TAPS}"
             )
         return reference.residual_layer(x, skips, weight, bias, frames, out_weight, out_bias, dilation, hop, offset)
     half = bfloat16_wanted(weight)
@@ -61,7 +61,9 @@ def residual_layer(
         *(L, hop if L > 1 else CONSTANT_HOP, offset if L > 1 else 0, half, torch.get_num_threads()),
     )
     tensors = (x, skips, weight, framed, out_weight, out_bias)
-    y, skips_out = _ResidualLayer.apply(shape, *(None if t is None else t.float().contiguous() for t in tensors))
+    y, skips_out = _ResidualLayer.apply(  # type: ignore[no-untyped-call]
+        shape, *(None if t is None else t.float().contiguous() for t in tensors)
+    )
     return y.to(x.dtype), skips_out if S else None
 
 

@@ -1,4 +1,4 @@
-"""The C kernels in `csrc`: built by the machine's own compiler on first use, kept in the user's cache, called by ctypes.
+"""The C kernels in `csrc`: built by the machine's own compiler on first use, kept in a cache, called by ctypes.
 
 Plain C, because nothing else does all that a layer on a CPU needs: the matrix product, the gate and the residual of a
 tile of samples in one pass while they lie in the cache. torch's operators write every step to memory, numba does not

@@ -88,7 +88,7 @@ def residual_layer(
     hop: int,
     offset: int = 0,
 ) -> tuple[Tensor, Tensor | None]:
-    """One gated residual layer: convolution, gate, and what it adds to the residual and the skip path (WaveNet, fig. 4).
+    """One gated residual layer: convolution, gate, and what it adds to the residual and the skips (WaveNet, fig. 4).
 
     Args:
         x: (B, T, C)
