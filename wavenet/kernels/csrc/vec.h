@@ -118,3 +118,48 @@ INLINE vec exp2_coarse(vec x) {
     y = fma_(y, f, splat(9.999280571937561e-1f));
     return scale2(y, whole);
 }
+
+typedef int32_t bits __attribute__((vector_size(64)));
+
+INLINE vec abs_(vec x) { return (vec)((bits)x & 0x7fffffff); }
+INLINE vec copysign_(vec x, vec sign) { return (vec)((bits)abs_(x) | ((bits)sign & ~0x7fffffff)); }
+
+/* 2^f - 1 for f in [-1/2, 1/2], to 1e-8 relative before rounding. */
+INLINE vec exp2m1_fraction(vec f) {
+    vec y = splat(1.5403512e-4f);
+    y = fma_(y, f, splat(1.33907355e-3f));
+    y = fma_(y, f, splat(9.61823749e-3f));
+    y = fma_(y, f, splat(5.55035743e-2f));
+    y = fma_(y, f, splat(2.40226498e-1f));
+    y = fma_(y, f, splat(6.93147188e-1f));
+    return y * f;
+}
+
+/* 2^x - 1, accurate to the last bits where x is small. */
+INLINE vec exp2m1_(vec x) {
+    vec whole = round_(x), power = scale2(splat(1.0f), whole);
+    return fma_(exp2m1_fraction(x - whole), power, power - splat(1.0f));
+}
+
+/* e^x, to 1e-7 relative however large x is: log2(e) in two parts. */
+INLINE vec exp_(vec x) {
+    vec whole = round_(x * splat(1.44269502f));
+    vec f = fma_(x, splat(1.92596299e-8f), fma_(x, splat(1.44269502f), -whole));
+    return scale2(exp2m1_fraction(f) + splat(1.0f), whole);
+}
+
+/* ln x of a normal positive x, to 1e-7 relative; NaN where x is not positive. */
+INLINE vec log_(vec x) {
+    vec whole = __builtin_convertvector(((bits)(x * splat(1.41421356f)) >> 23) - 127, vec);
+    vec f = scale2(x, -whole) - splat(1.0f), square = f * f; /* f in [sqrt(1/2) - 1, sqrt(2) - 1] */
+    vec y = splat(8.70043453e-2f);
+    y = fma_(y, f, splat(-1.42674868e-1f));
+    y = fma_(y, f, splat(1.49147662e-1f));
+    y = fma_(y, f, splat(-1.65775847e-1f));
+    y = fma_(y, f, splat(1.99630638e-1f));
+    y = fma_(y, f, splat(-2.50013370e-1f));
+    y = fma_(y, f, splat(3.33339109e-1f));
+    y = f + square * fma_(y, f, splat(-0.5f));
+    y = fma_(whole, splat(6.93359375e-1f), fma_(whole, splat(-2.12194440e-4f), y));
+    return (vec)((bits)y | ~(bits)(x > splat(0.0f)));
+}
