@@ -90,13 +90,14 @@ class FlowChain(nn.Module):
         self.flows = nn.ModuleList(flows)
 
     @property
-    def _flows(self) -> list[InverseAutoregressiveFlow]:
+    def sequence(self) -> list[InverseAutoregressiveFlow]:
+        """The flows, from the noise to the waveform."""
         return [flow for flow in self.flows if isinstance(flow, InverseAutoregressiveFlow)]
 
     def forward(self, z: Tensor, cond: Tensor | None, offset: int = 0) -> tuple[Tensor, Tensor, Tensor]:
         """z (B, T) -> x, loc, log_scale (B, T) of the whole chain; the sum of log_scale over t is ln |det dx/dz|."""
         x, loc, log_scale = z, torch.zeros_like(z), torch.zeros_like(z)
-        for flow in self._flows:
+        for flow in self.sequence:
             flow_loc, flow_log_scale = flow.affine(x, cond, offset)
             scale = torch.exp(flow_log_scale)
             x = x * scale + flow_loc
@@ -107,7 +108,7 @@ class FlowChain(nn.Module):
     def inverse_and_log_det(self, x: Tensor, cond: Tensor | None, offset: int = 0) -> tuple[Tensor, Tensor]:
         """x (B, T) -> z (B, T), flow by flow from the last, and ln dz[t]/dx[t] (B, T). Takes no gradient."""
         log_det = torch.zeros_like(x)
-        for flow in reversed(self._flows):
+        for flow in reversed(self.sequence):
             x, flow_log_det = flow.inverse_and_log_det(x, cond, offset)
             log_det = log_det + flow_log_det
         return x, log_det

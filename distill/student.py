@@ -1,6 +1,7 @@
 """The student: noise and a mel become a waveform in one pass (Parallel WaveNet, arXiv 1711.10433, section 3)."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -10,8 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distill.flows import FlowChain, InverseAutoregressiveFlow
+from distill.stream import CHUNK, ChainStream, PackedChain, can_stream
 from wavenet.checkpoint import Description
 from wavenet.conditioning import Conditioner, check_condition
+from wavenet.kernels.backend import Backend, forced_backend
+from wavenet.kernels.native import bfloat16_wanted
 from wavenet.network import AutoregressiveNetwork, StackConfig
 from wavenet.noise import logistic_noise, normal_noise
 from wavenet.pretrained import load_model
@@ -173,21 +177,48 @@ class Student(nn.Module):
             seed: utterance b takes the noise of seed + b.
             temperature: factor on the noise.
             noise: (B, T), instead of the seed's; needed where there is no mel to say how long the waveform is.
-            block: samples computed at once. It bounds the memory and changes nothing else: every block begins a
-                receptive field early, on noise that is the same in any division.
+            block: samples computed at once where the compiled kernels are not used; every block then begins a receptive
+                field early, on noise that is the same in any division.
+
+        On a CPU the compiled kernels carry the layers' states from tile to tile instead. Either way the memory does not
+        grow with the length.
 
         Raises:
             ValueError: a negative or non-finite temperature; neither a mel nor noise; lengths that differ.
         """
         if not 0 <= temperature < math.inf:
             raise ValueError(f"temperature is {temperature}, but must be finite and not negative: 1 is the model's own")
-        if noise is None:
-            if mel is None:
-                raise ValueError("without a mel the length of the waveform is unknown: pass noise of that length")
-            length = mel.shape[-1] * self.config.hop_length
-            noise = torch.stack([self.noise(seed + row, 0, length) for row in range(mel.shape[0])])  # (B, T)
-        z = (temperature * noise).to(next(self.parameters()))
-        return self(z, mel, speaker).x
+        if noise is None and mel is None:
+            raise ValueError("without a mel the length of the waveform is unknown: pass noise of that length")
+        weight = next(self.parameters())
+        hop, first = self.config.hop_length, noise if mel is None else mel
+        assert first is not None
+        T = first.shape[1] if mel is None else first.shape[2] * hop
+        if noise is not None:
+            check_condition(mel, noise.shape[1], hop, 0)
+
+        def draw(row: int, start: int, stop: int) -> Tensor:
+            z = self.noise(seed + row, start, stop - start) if noise is None else noise[row, start:stop]
+            return (temperature * z).to(weight)
+
+        cond = self.conditioner(mel, speaker)  # (B, L, context)
+        x = torch.empty(len(first), T, dtype=weight.dtype, device=weight.device)
+        if can_stream(self.chain.sequence, weight) and forced_backend() is not Backend.reference:
+            self._stream(draw, cond, x)
+            return x
+        for start in range(0, T, block):
+            begin, stop = max(0, start - self.receptive_field), min(T, start + block)
+            z = torch.stack([draw(row, begin, stop) for row in range(len(first))])
+            x[:, start:stop] = self.chain(z, cond, begin)[0][:, start - begin :]
+        return x
+
+    def _stream(self, draw: Callable[[int, int, int], Tensor], cond: Tensor | None, x: Tensor) -> None:
+        packed = PackedChain(self.chain.sequence, bfloat16_wanted(x))
+        for row in range(len(x)):
+            stream = ChainStream(packed)
+            for start in range(0, x.shape[1], CHUNK):
+                stop = min(x.shape[1], start + CHUNK)
+                x[row, start:stop] = stream.advance(draw(row, start, stop), None if cond is None else cond[row])
 
     def inverse(self, x: Tensor, mel: Tensor | None = None, speaker: Tensor | None = None, margin: int = 0) -> Tensor:
         """The noise of a waveform: x (B, T) -> z (B, T), sequentially, flow by flow from the last; no gradient."""

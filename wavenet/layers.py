@@ -122,30 +122,30 @@ class DilatedStack(nn.Module):
 
     @property
     def out_channels(self) -> int:
-        return self.skip or self._blocks[0].residual
+        return self.skip or self.layers[0].residual
 
     @property
-    def _blocks(self) -> list[GatedResidualBlock]:
+    def layers(self) -> list[GatedResidualBlock]:
         return [block for block in self.blocks if isinstance(block, GatedResidualBlock)]
 
     def project(self, cond: Tensor | None) -> list[Tensor | None]:
         """Every block's projection of the condition (B, L, context), at frame rate."""
-        return [block.project(cond) for block in self._blocks]
+        return [block.project(cond) for block in self.layers]
 
     def forward(self, x: Tensor, frames: list[Tensor | None], hop: int, offset: int = 0) -> Tensor:
         """x (B, T, residual), frames from `project` -> (B, T, skip or residual)"""
         skips: Tensor | None = None
-        for block, frame in zip(self._blocks, frames, strict=True):
+        for block, frame in zip(self.layers, frames, strict=True):
             x, skips = block(x, skips, frame, hop, offset)
         return self._output(x, skips)
 
     def initial_state(self, batch: int) -> list[RingBuffer]:
-        return [block.conv.initial_state(batch) for block in self._blocks]
+        return [block.conv.initial_state(batch) for block in self.layers]
 
     def step(self, x: Tensor, frames: list[Tensor | None], hop: int, t: int, state: list[RingBuffer]) -> Tensor:
         """x[t] (B, residual), frames from `project` -> (B, skip or residual)"""
         skips: Tensor | None = None
-        for block, frame, ring in zip(self._blocks, frames, state, strict=True):
+        for block, frame, ring in zip(self.layers, frames, state, strict=True):
             now = None if frame is None else interpolate_frames(frame, hop, 1, t)[:, 0]
             x, skip = block.step(x, now, t, ring)
             if self.skip:

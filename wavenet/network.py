@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wavenet.layers import DilatedStack, RingBuffer, receptive_field
+from wavenet.layers import DilatedStack, GatedResidualBlock, RingBuffer, receptive_field
 
 
 @dataclass
@@ -83,6 +83,10 @@ class AutoregressiveNetwork(nn.Module):
         past = F.pad(x, (1, 0))[:, :-1]  # (B, T): the sample before
         hidden = self._enter(past)  # (B, T, C)
         return self._head(self.stack(hidden, self.stack.project(cond), self.hop, offset))
+
+    @property
+    def blocks(self) -> list[GatedResidualBlock]:
+        return self.stack.layers
 
     def project(self, cond: Tensor | None) -> list[Tensor | None]:
         """Every layer's projection of the condition, for `step`."""

@@ -284,5 +284,10 @@ def test_a_waveform_made_in_blocks_equals_one_pass(student: Student, block: int)
     speaker = torch.zeros(2, dtype=torch.long) if student.config.n_speakers else None
     length = 40 * student.config.hop_length
     assert length > student.receptive_field + 64
+    lengths = []
+    handle = student.chain.register_forward_pre_hook(lambda module, inputs: lengths.append(inputs[0].shape[1]))
     whole = student.generate(mel, speaker, seed=3, block=length)
+    assert lengths == [length]
     torch.testing.assert_close(student.generate(mel, speaker, seed=3, block=block), whole)
+    assert max(lengths[1:]) <= student.receptive_field + block
+    handle.remove()

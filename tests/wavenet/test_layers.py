@@ -43,7 +43,7 @@ def test_block_steps_are_the_block(context):
     block = GatedResidualBlock(6, 8, 3, context, kernel_size=3, dilation=4).double()
     x = torch.randn(2, 21, 6, dtype=torch.float64)
     frames = block.project(torch.randn(2, 21, 4, dtype=torch.float64)) if context else None
-    full, full_skip = block(x, frames, 1, 0)
+    full, full_skip = block(x, None, frames, 1, 0)
     state = block.conv.initial_state(batch=2)
     for t in range(21):
         out, skip = block.step(x[:, t], None if frames is None else frames[:, t], t, state)

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from wavenet.kernels import native, reference
+from wavenet.kernels import reference
 from wavenet.kernels.backend import forced_backend
-from wavenet.kernels.native import CLong, address, bfloat16_wanted
+from wavenet.kernels.native import CLong, address, bfloat16_wanted, loaded
 
 WIDEST = 512  # channels, as in csrc/units.h
 LANES, MOST_TAPS = 16, 3
@@ -84,9 +84,9 @@ class _ResidualLayer(torch.autograd.Function):
         y, skips_out = torch.empty_like(x), x.new_empty(B, T, S)
         training = any(ctx.needs_input_grad)
         pre = _operand(shape, B, T, 2 * G) if training else None
-        conv = _pack(shape, weight, taps, C, 2 * G, tap_stride=C, k_stride=1, n_stride=taps * C)
-        out = _pack(shape, out_weight, 1, G, C + S, tap_stride=0, k_stride=1, n_stride=G)
-        _library().layer_forward(
+        conv = pack(weight, shape.half, taps, C, 2 * G, tap_stride=C, k_stride=1, n_stride=taps * C)
+        out = pack(out_weight, shape.half, 1, G, C + S, tap_stride=0, k_stride=1, n_stride=G)
+        loaded().layer_forward(
             ctypes.byref(shape), *map(address, (x, skips, conv, out, out_bias, framed, y, skips_out, pre))
         )
         ctx.shape = shape
@@ -104,14 +104,14 @@ class _ResidualLayer(torch.autograd.Function):
         if S and skips_grad is None:
             skips_grad = x.new_zeros(B, T, S)
         y_grad, skips_grad = (None if grad is None else grad.contiguous() for grad in (y_grad, skips_grad))
-        conv = _pack(shape, weight, taps, 2 * G, C, tap_stride=C, k_stride=taps * C, n_stride=1)
-        out = _pack(shape, out_weight, 1, C + S, G, tap_stride=0, k_stride=G, n_stride=1)
+        conv = pack(weight, shape.half, taps, 2 * G, C, tap_stride=C, k_stride=taps * C, n_stride=1)
+        out = pack(out_weight, shape.half, 1, C + S, G, tap_stride=0, k_stride=G, n_stride=1)
         sizes = (weight.numel(), out_weight.numel(), C + S)
         sums = x.new_zeros(shape.threads, sum(sizes))
-        around = x.new_zeros(B * _library().layer_units(ctypes.byref(shape)), 2, 2 * G)
+        around = x.new_zeros(B * loaded().layer_units(ctypes.byref(shape)), 2, 2 * G)
         x_grad, framed_grad = torch.empty_like(x), torch.empty_like(framed)
         pre_grad = _operand(shape, B, T + reach, 2 * G)
-        _library().layer_backward(
+        loaded().layer_backward(
             ctypes.byref(shape),
             *map(address, (x, y_grad, skips_grad, conv, out, framed, pre, pre_grad, around, sums, x_grad, framed_grad)),
         )
@@ -126,17 +126,11 @@ def _operand(shape: Shape, *sizes: int) -> Tensor:
     return torch.empty(sizes, dtype=torch.bfloat16 if shape.half else torch.float32)
 
 
-def _pack(
-    shape: Shape, weight: Tensor, taps: int, k: int, n: int, tap_stride: int, k_stride: int, n_stride: int
+def pack(
+    weight: Tensor, half: bool, taps: int, k: int, n: int, tap_stride: int, k_stride: int, n_stride: int
 ) -> Tensor:
     """Matrices (taps, k, n) with these strides in `weight`, as csrc/pack.c lays them out."""
-    packed = _operand(shape, taps * k * n)
-    numbers = (taps, k, n, tap_stride, k_stride, n_stride, shape.half)
-    _library().pack(address(packed), address(weight), *map(CLong, numbers))
+    packed = torch.empty(taps * k * n, dtype=torch.bfloat16 if half else torch.float32)
+    numbers = (taps, k, n, tap_stride, k_stride, n_stride, int(half))
+    loaded().pack(address(packed), address(weight), *map(CLong, numbers))
     return packed
-
-
-def _library() -> ctypes.CDLL:
-    library = native.library()
-    assert library is not None
-    return library

@@ -62,6 +62,13 @@ def library() -> ctypes.CDLL | None:
         return None
 
 
+def loaded() -> ctypes.CDLL:
+    """The compiled kernels, where they are known to be there."""
+    kernels = library()
+    assert kernels is not None
+    return kernels
+
+
 def _built() -> Path:
     """The shared library for these sources, this compiler and this processor, built unless it lies in the cache."""
     compiler = os.environ.get("CC", "gcc")

@@ -42,12 +42,12 @@ INLINE float weight_of(const condition *c, long t) {
     return ((t + (c->hop + 1) / 2) % c->hop + (c->hop % 2 ? 0.0f : 0.5f)) / c->hop;
 }
 
-/* The condition of sample t, into y (width). */
-INLINE void interpolate(const condition *c, long t, float *y) {
+/* Channels first..first + n of the condition of sample t, into y (n). */
+INLINE void interpolate(const condition *c, long first, long n, long t, float *y) {
     long s = segment_of(c, t);
-    const float *left = frame(c, s - 1), *right = frame(c, s);
+    const float *left = frame(c, s - 1) + first, *right = frame(c, s) + first;
     vec w = splat(weight_of(c, t));
-    for (long i = 0; i < c->width; i += LANES) {
+    for (long i = 0; i < n; i += LANES) {
         vec l = load(left + i);
         store(y + i, fma_(load(right + i) - l, w, l));
     }

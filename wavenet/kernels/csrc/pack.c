@@ -1,10 +1,10 @@
 /* Matrices as operand b of a product: blocks of sixteen columns, in each the words of all taps in order. */
 #include "product.h"
 
-INLINE bf16 to_bf16(float x) {
-    bf16 y[LANES];
-    store_bf16(y, splat(x));
-    return y[0];
+INLINE bf16 to_bf16(float x) { /* to nearest even */
+    uint32_t bits;
+    memcpy(&bits, &x, 4);
+    return (bf16)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
 
 /* Matrices w (taps, k, n), with these strides, in floats. */

@@ -1,0 +1,156 @@
+/* A chain of inverse autoregressive flows over the next samples of one utterance, tile by tile: a tile goes through all
+   layers of all flows while its activations lie in the cache. What a layer still needs of the past is carried from tile
+   to tile, so a chain never computes a sample twice and holds the same memory for any length.
+
+   The rows of a tile are shared out among the threads; layers wait for each other at a barrier. */
+#include <omp.h>
+
+#include "gate.h"
+#include "product.h"
+
+enum { PANEL = 32, WIDEST = 256, OUTPUTS = LANES };
+
+/* The network of one flow, without skip connections, and the units of what it reads and says. */
+typedef struct {
+    long layers, channels, gate, taps; /* C; G, half the width of the pre-activation */
+    const long *dilations;             /* (layers) */
+    const float *first_weight, *first_bias; /* (C) */
+    const word *conv, *out;            /* packed, layer after layer */
+    const float *out_bias;             /* (layers, C) */
+    const word *hidden, *last;         /* packed; last in float32, (C -> 16), two columns in use */
+    const float *hidden_bias, *last_bias;
+    float reads, speaks;
+    float *before;   /* the sample before the tile, in the flow's own input */
+    word *past;      /* per layer: its reach of past inputs, then the tile's: (reach + tile, C) */
+    float *residual; /* (tile, C) */
+} flow;
+
+/* ln(1 + e^x). With q = e^-|x|, ln(1 + q) = 2 artanh(q / (2 + q)), exact for small q. */
+INLINE vec softplus(vec x) {
+    vec q = exp2_(min_(x, splat(0) - x) * splat(LOG2E)), s = q / (splat(2) + q), square = s * s;
+    vec y = splat(0.10f);
+    y = fma_(y, square, splat(1.0f / 9));
+    y = fma_(y, square, splat(1.0f / 7));
+    y = fma_(y, square, splat(1.0f / 5));
+    y = fma_(y, square, splat(1.0f / 3));
+    y = fma_(y, square, splat(1.0f));
+    return max_(x, splat(0)) + splat(2) * s * y;
+}
+
+static operands panel_of(const word *a, long words, const word *b) {
+    return (operands){.a = {a}, .taps = 1, .words = words, .a_row = words, .a_word = 1, .b = b, .b_word = LANES, .b_block = words * LANES};
+}
+
+/* Rows start..stop of the network's way in: the sample before each, times a vector. */
+static void enter(const flow *f, const float *x, long start, long stop, word *y, int half) {
+    long C = f->channels;
+    for (long t = start; t < stop; t++) {
+        vec past = splat((t ? x[t - 1] : *f->before) / f->reads);
+        float *row = f->residual + t * C;
+        for (long c = 0; c < C; c += LANES) store(row + c, fma_(load(f->first_weight + c), past, load(f->first_bias + c)));
+        to_words(y + t * words_of(C, half), row, C, half);
+    }
+}
+
+/* One layer for `rows` samples from `start`: the residual grows, and `y`, the next layer's input, is written if there is one. */
+static void layer_rows(const flow *f, long i, const word *past, const condition *cond, long now, long start, long rows,
+                       word *y, int half) {
+    long C = f->channels, G = f->gate, words = words_of(C, half), gate_words = words_of(G, half);
+    float pre[PANEL * 2 * WIDEST], one[WIDEST], out[PANEL * WIDEST];
+    word gated[PANEL * WIDEST];
+    operands conv = {.taps = f->taps, .words = words, .a_row = words, .a_word = 1, .b_word = LANES};
+    conv.b = f->conv + i * f->taps * words * 2 * G, conv.b_block = f->taps * words * LANES;
+    for (long tap = 0; tap < f->taps; tap++) conv.a[tap] = past + (start + tap * f->dilations[i]) * words;
+    for (long r = 0; r < rows; r++) interpolate(cond, i * 2 * G, 2 * G, now + start + r, pre + r * 2 * G);
+    product(half, &conv, rows, 2 * G, pre, 2 * G);
+    for (long r = 0; r < rows; r++) {
+        for (long g = 0; g < G; g += LANES)
+            store(one + g, gate(load(pre + r * 2 * G + g), load(pre + r * 2 * G + G + g), half));
+        to_words(gated + r * gate_words, one, G, half);
+        memcpy(out + r * C, f->out_bias + i * C, C * sizeof *out);
+    }
+    operands mix = panel_of(gated, gate_words, f->out + i * gate_words * C);
+    product(half, &mix, rows, C, out, C);
+    for (long r = 0; r < rows; r++) {
+        float *row = f->residual + (start + r) * C;
+        for (long c = 0; c < C; c += LANES) store(row + c, load(row + c) + load(out + r * C + c));
+        if (y) to_words(y + (start + r) * words, row, C, half);
+    }
+}
+
+/* The way out, and x = z s + m in place of z. */
+static void leave(const flow *f, float *x, long start, long rows, int half) {
+    long C = f->channels;
+    float row[WIDEST], hidden[PANEL * WIDEST], last[PANEL * OUTPUTS], m[PANEL], s[PANEL];
+    word in[PANEL * WIDEST];
+    for (long r = 0; r < rows; r++) {
+        for (long c = 0; c < C; c += LANES) store(row + c, max_(load(f->residual + (start + r) * C + c), splat(0)));
+        to_words(in + r * words_of(C, half), row, C, half);
+        memcpy(hidden + r * C, f->hidden_bias, C * sizeof *hidden);
+        memcpy(last + r * OUTPUTS, f->last_bias, sizeof row[0] * OUTPUTS);
+    }
+    operands mix = panel_of(in, words_of(C, half), f->hidden);
+    product(half, &mix, rows, C, hidden, C);
+    for (long i = 0; i < rows * C; i += LANES) store(hidden + i, max_(load(hidden + i), splat(0)));
+    operands end = panel_of((const word *)hidden, C, f->last);
+    product(0, &end, rows, OUTPUTS, last, OUTPUTS);
+    for (long r = 0; r < rows; r++) m[r] = last[r * OUTPUTS], s[r] = last[r * OUTPUTS + 1];
+    for (long r = rows; r < PANEL; r++) s[r] = 0;
+    for (long r = 0; r < rows; r += LANES) store(s + r, softplus(load(s + r)));
+    for (long r = 0; r < rows; r++) x[start + r] = x[start + r] * s[r] + f->speaks * m[r];
+}
+
+/* This thread's share of `length` rows, in whole panels but for the last. */
+static void share(long length, long *start, long *stop) {
+    long panels = (length + PANEL - 1) / PANEL, threads = omp_get_num_threads(), me = omp_get_thread_num();
+    *start = panels * me / threads * PANEL;
+    *stop = panels * (me + 1) / threads * PANEL;
+    *stop = *stop > length ? length : *stop;
+}
+
+/* One flow over a tile x (length), in place; `now` is its first sample's place in the condition. */
+static void flow_tile(const flow *f, const condition *cond, float *x, long now, long length, long tile, int half) {
+    long C = f->channels, words = words_of(C, half), start, stop;
+    share(length, &start, &stop);
+    word *past = f->past, *next = past;
+    enter(f, x, start, stop, past + (f->taps - 1) * f->dilations[0] * words, half);
+    for (long i = 0; i < f->layers; i++, past = next) {
+        next = past + ((f->taps - 1) * f->dilations[i] + tile) * words;
+        word *y = i + 1 < f->layers ? next + (f->taps - 1) * f->dilations[i + 1] * words : NULL;
+#pragma omp barrier
+        for (long at = start; at < stop; at += PANEL)
+            layer_rows(f, i, past, cond, now, at, stop - at < PANEL ? stop - at : PANEL, y, half);
+    }
+    float last = x[length - 1];
+#pragma omp barrier
+    if (omp_get_thread_num() == 0) *f->before = last;
+    for (long at = start; at < stop; at += PANEL) leave(f, x, at, stop - at < PANEL ? stop - at : PANEL, half);
+    past = f->past;
+    for (long i = 0; i < f->layers; i++) { /* what the next tile needs moves to the front, a layer a thread */
+        long reach = (f->taps - 1) * f->dilations[i];
+        if (i % omp_get_num_threads() == omp_get_thread_num())
+            memmove(past, past + length * words, reach * words * sizeof *past);
+        past += (reach + tile) * words;
+    }
+#pragma omp barrier
+}
+
+/* Words of `past` that flows of such layers need. */
+long past_words(long layers, long channels, long taps, const long *dilations, long tile, long half) {
+    long rows = 0;
+    for (long i = 0; i < layers; i++) rows += (taps - 1) * dilations[i] + tile;
+    return rows * words_of(channels, half);
+}
+
+/* The next `length` samples: z (length) becomes x. `frames` holds, for every flow, a (count, layers 2G) matrix; sample 0
+   lies at `offset` of its first frame. */
+void chain_run(const flow *flows, long count, const float *const *frames, long frame_count, long hop, long offset, float *x,
+               long length, long tile, long half, long threads) {
+#pragma omp parallel num_threads(threads)
+    for (long start = 0; start < length; start += tile)
+        for (long i = 0; i < count; i++) {
+            condition cond = {frames[i], frame_count, flows[i].layers * 2 * flows[i].gate, hop};
+            long rows = length - start < tile ? length - start : tile;
+            flow_tile(flows + i, &cond, x + start, offset + start, rows, tile, half);
+        }
+}
