@@ -107,7 +107,7 @@ class _ResidualLayer(torch.autograd.Function):
         conv = pack(weight, shape.half, taps, 2 * G, C, tap_stride=C, k_stride=taps * C, n_stride=1)
         out = pack(out_weight, shape.half, 1, C + S, G, tap_stride=0, k_stride=G, n_stride=1)
         sizes = (weight.numel(), out_weight.numel(), C + S)
-        sums = x.new_zeros(shape.threads, sum(sizes))
+        sums = x.new_zeros(shape.threads, sum(sizes)) if any(ctx.needs_input_grad[i] for i in (3, 5, 6)) else None
         around = x.new_zeros(B * loaded().layer_units(ctypes.byref(shape)), 2, 2 * G)
         x_grad, framed_grad = torch.empty_like(x), torch.empty_like(framed)
         pre_grad = _operand(shape, B, T + reach, 2 * G)
@@ -115,11 +115,12 @@ class _ResidualLayer(torch.autograd.Function):
             ctypes.byref(shape),
             *map(address, (x, y_grad, skips_grad, conv, out, framed, pre, pre_grad, around, sums, x_grad, framed_grad)),
         )
+        skips_grad = skips_grad if ctx.needs_input_grad[2] else None
+        if sums is None:
+            return None, x_grad, skips_grad, None, framed_grad, None, None
         weight_grad, out_weight_grad, out_bias_grad = sums.sum(dim=0).split(sizes)
-        return (
-            *(None, x_grad, skips_grad, weight_grad.view_as(weight), framed_grad),
-            *(out_weight_grad.view_as(out_weight), out_bias_grad),
-        )
+        out_weight_grad = out_weight_grad.view_as(out_weight)
+        return None, x_grad, skips_grad, weight_grad.view_as(weight), framed_grad, out_weight_grad, out_bias_grad
 
 
 def _operand(shape: Shape, *sizes: int) -> Tensor:

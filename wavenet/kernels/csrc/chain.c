@@ -61,7 +61,7 @@ static void layer_rows(const flow *f, long i, const word *past, const condition 
     operands conv = {.taps = f->taps, .words = words, .a_row = words, .a_word = 1, .b_word = LANES};
     conv.b = f->conv + i * f->taps * words * 2 * G, conv.b_block = f->taps * words * LANES;
     for (long tap = 0; tap < f->taps; tap++) conv.a[tap] = past + (start + tap * f->dilations[i]) * words;
-    for (long r = 0; r < rows; r++) interpolate(cond, i * 2 * G, 2 * G, now + start + r, pre + r * 2 * G);
+    interpolate(cond, i * 2 * G, 2 * G, now + start, rows, pre);
     product(half, &conv, rows, 2 * G, pre, 2 * G);
     for (long r = 0; r < rows; r++) {
         for (long g = 0; g < G; g += LANES)

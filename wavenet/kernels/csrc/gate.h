@@ -42,13 +42,17 @@ INLINE float weight_of(const condition *c, long t) {
     return ((t + (c->hop + 1) / 2) % c->hop + (c->hop % 2 ? 0.0f : 0.5f)) / c->hop;
 }
 
-/* Channels first..first + n of the condition of sample t, into y (n). */
-INLINE void interpolate(const condition *c, long first, long n, long t, float *y) {
-    long s = segment_of(c, t);
-    const float *left = frame(c, s - 1) + first, *right = frame(c, s) + first;
-    vec w = splat(weight_of(c, t));
-    for (long i = 0; i < n; i += LANES) {
-        vec l = load(left + i);
-        store(y + i, fma_(load(right + i) - l, w, l));
+/* Channels first..first + n of the condition of the samples t..t + rows, into y (rows, n). */
+INLINE void interpolate(const condition *c, long first, long n, long t, long rows, float *y) {
+    long s = segment_of(c, t), phase = t + (c->hop + 1) / 2 - s * c->hop;
+    for (long r = 0; r < rows; s++, phase = 0) {
+        const float *left = frame(c, s - 1) + first, *right = frame(c, s) + first;
+        for (; r < rows && phase < c->hop; r++, phase++) {
+            vec w = splat((phase + (c->hop % 2 ? 0.0f : 0.5f)) / c->hop);
+            for (long i = 0; i < n; i += LANES) {
+                vec l = load(left + i);
+                store(y + r * n + i, fma_(load(right + i) - l, w, l));
+            }
+        }
     }
 }

@@ -10,6 +10,7 @@ typedef struct {
 } weight_sums;
 
 static weight_sums sums_of(const layer *l, float *sums, long thread) {
+    if (!sums) return (weight_sums){0};
     long conv = 2 * l->gate * l->taps * l->residual, outs = l->residual + l->skip;
     float *mine = sums + thread * (conv + outs * l->gate + outs);
     return (weight_sums){mine, mine + conv, mine + conv + outs * l->gate};
@@ -38,7 +39,8 @@ static void add_outer(int half, const word *a, long m, const word *b, long n, lo
     product(half, &o, m, n, c, c_row);
 }
 
-/* The gradients that reach a panel's output, side by side as operands (rows, C + S); their sum over time. */
+/* The gradients that reach a panel's output, side by side as operands (rows, C + S); their sum over time, if asked
+   for. */
 static void gather_gradients(const layer *l, const float *y_grad, const float *skips_grad, long start, long rows, word *y,
                              float *sum) {
     long C = l->residual, S = l->skip;
@@ -49,7 +51,7 @@ static void gather_gradients(const layer *l, const float *y_grad, const float *s
         else
             memset(row, 0, C * sizeof *row);
         if (S) memcpy(row + C, skips_grad + (start + r) * S, S * sizeof *row);
-        for (long i = 0; i < C + S; i += LANES) store(sum + i, load(sum + i) + load(row + i));
+        for (long i = 0; sum && i < C + S; i += LANES) store(sum + i, load(sum + i) + load(row + i));
         to_words(y, row, C + S, l->half);
     }
 }
@@ -89,6 +91,7 @@ static void backward_panel(const layer *l, const float *x, const float *y_grad, 
             store(around + W + i, load(around + W + i) + right);
         }
     }
+    if (!sums.weight) return;
     long words = along_rows(a, ends, rows, outs, l->half);
     along_rows(b, gated, rows, G, l->half);
     add_outer(l->half, a, outs, b, G, words, sums.out_weight, G);
@@ -116,7 +119,8 @@ static void input_panel(const layer *l, const float *y_grad, const word *weight,
 }
 
 /* x (B, T, C), y_grad (B, T, C) or NULL, skips_grad (B, T, S), weight (taps, 2G -> C) and out_weight (C + S -> G) packed,
-   pre (B, T, 2G); pre_grad (B, T + reach, 2G), around (units, 2, 2G) and sums (threads, ..) are scratch, the last two zero
+   pre (B, T, 2G); pre_grad (B, T + reach, 2G), around (units, 2, 2G) and sums (threads, ..) are scratch, the last two zero;
+   without sums (NULL) the weights get no gradient
    -> x_grad (B, T, C), frames_grad (B, L, 2G). */
 void layer_backward(const layer *l, const float *x, const float *y_grad, const float *skips_grad, const word *weight,
                     const word *out_weight, const float *frames, const word *pre, word *pre_grad, float *around,

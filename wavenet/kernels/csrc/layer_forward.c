@@ -11,7 +11,7 @@ static void forward_panel(const layer *l, const condition *cond, const float *x,
     conv.b = weight, conv.b_word = LANES, conv.b_block = l->taps * words * LANES;
     gather_taps(l, x, start, rows, taps);
     for (long tap = 0; tap < l->taps; tap++) conv.a[tap] = taps + tap * rows * words;
-    for (long r = 0; r < rows; r++) interpolate(cond, 0, 2 * G, l->offset + start + r, pre + r * 2 * G);
+    interpolate(cond, 0, 2 * G, l->offset + start, rows, pre);
     product(l->half, &conv, rows, 2 * G, pre, 2 * G);
     float one[WIDEST];
     for (long r = 0; r < rows; r++) {
