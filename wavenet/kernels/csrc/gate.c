@@ -47,7 +47,7 @@ INLINE void forward_rows(const condition *c, long segment, long G, const void *h
     }
 }
 
-/* The same rows: gated_grad and hidden -> hidden_grad; `around` (2, 2G) grows by what reaches the frame on each side. */
+/* The same rows: gated_grad and hidden -> hidden_grad; `around` (2, 2G) grows by what reaches the two frames. */
 INLINE void backward_rows(const condition *c, long segment, long G, const void *hidden, const void *gated_grad,
                           long start, long rows, const float *weight, void *hidden_grad, float *around, int half) {
     for (long g = 0; g < G; g += LANES) {
