@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from data import mulaw
-from wavenet import distributions
 from wavenet.distributions import Gaussian, MixtureOfLogistics, MuLawCategorical
+from wavenet.kernels import reference
 
 MOL = MixtureOfLogistics(3, log_scale_floor=-9.0, log_scale_init=-3.0)
 
@@ -67,17 +67,17 @@ def mixture_problem():
     return (params, loc, log_scale), draws
 
 
-@pytest.mark.parametrize("chunk", [1, 2 * 7 * 3, 2 * 7 * 3 * 5])
-def test_the_sum_in_blocks_of_time_is_the_sum_at_once_with_its_gradients(monkeypatch, chunk):
+@pytest.mark.parametrize("block", [1, 7 * 3, 7 * 3 * 5])
+def test_the_sum_in_blocks_of_samples_is_the_sum_at_once_with_its_gradients(monkeypatch, block):
     inputs, draws = mixture_problem()
     whole = MOL.cross_entropy(*inputs, draws)
     weights = torch.randn_like(whole)
     slopes = torch.autograd.grad((whole * weights).sum(), inputs)
-    monkeypatch.setattr(distributions, "_CHUNK", chunk)
+    monkeypatch.setattr(reference, "_BLOCK", block)
     blocks = MOL.cross_entropy(*inputs, draws)
     torch.testing.assert_close(blocks, whole, rtol=1e-12, atol=1e-12)
-    for block, slope in zip(torch.autograd.grad((blocks * weights).sum(), inputs), slopes, strict=True):
-        torch.testing.assert_close(block, slope, rtol=1e-12, atol=1e-12)
+    for again, slope in zip(torch.autograd.grad((blocks * weights).sum(), inputs), slopes, strict=True):
+        torch.testing.assert_close(again, slope, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("kind", ["mulaw", "mol", "gaussian"])

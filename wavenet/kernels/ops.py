@@ -72,6 +72,23 @@ def logistic_mixture_log_density(
     return _module("mixture", logits).logistic_mixture_log_density(logits, means, log_scales, x, half_bin)
 
 
+def logistic_mixture_cross_entropy(
+    logits: Tensor, means: Tensor, log_scales: Tensor, loc: Tensor, log_scale: Tensor, draws: Tensor, half_bin: float
+) -> Tensor:
+    """-E[ln p(x)] of logistic variables x under mixtures p: `reference.logistic_mixture_cross_entropy`.
+
+    Raises:
+        ValueError: shapes that do not fit; a forced backend that cannot compute these tensors.
+    """
+    for name, tensor in (("means", means), ("log_scales", log_scales)):
+        _check(name, tensor, tuple(logits.shape))
+    for name, tensor in (("loc", loc), ("log_scale", log_scale)):
+        _check(name, tensor, tuple(logits.shape[:-1]))
+    _check("draws", draws, (*logits.shape[:-1], draws.shape[-1]))
+    entropy = _module("mixture", logits).logistic_mixture_cross_entropy
+    return entropy(logits, means, log_scales, loc, log_scale, draws, half_bin)
+
+
 def _module(op: str, tensor: Tensor) -> ModuleType:
     """Whose implementation computes `op` on a tensor like this."""
     forced = forced_backend()
