@@ -147,10 +147,14 @@ long past_words(long layers, long channels, long taps, const long *dilations, lo
 void chain_run(const flow *flows, long count, const float *const *frames, long frame_count, long hop, long offset, float *x,
                long length, long tile, long half, long threads) {
 #pragma omp parallel num_threads(threads)
-    for (long start = 0; start < length; start += tile)
-        for (long i = 0; i < count; i++) {
-            condition cond = {frames[i], frame_count, flows[i].layers * 2 * flows[i].gate, hop};
-            long rows = length - start < tile ? length - start : tile;
-            flow_tile(flows + i, &cond, x + start, offset + start, rows, tile, half);
-        }
+    {
+        products_begin();
+        for (long start = 0; start < length; start += tile)
+            for (long i = 0; i < count; i++) {
+                condition cond = {frames[i], frame_count, flows[i].layers * 2 * flows[i].gate, hop};
+                long rows = length - start < tile ? length - start : tile;
+                flow_tile(flows + i, &cond, x + start, offset + start, rows, tile, half);
+            }
+        products_end();
+    }
 }

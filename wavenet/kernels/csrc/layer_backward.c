@@ -129,6 +129,7 @@ void layer_backward(const layer *l, const float *x, const float *y_grad, const f
     long words = words_of(W, l->half), total = l->batch * units_per_clip(T, l->hop, l->offset);
 #pragma omp parallel num_threads(l->threads)
     {
+        products_begin();
         weight_sums mine = sums_of(l, sums, omp_get_thread_num());
 #pragma omp for schedule(static)
         for (long i = 0; i < total; i++) {
@@ -151,6 +152,7 @@ void layer_backward(const layer *l, const float *x, const float *y_grad, const f
                 input_panel(l, y_grad ? y_grad + at : NULL, weight, pre_grad + u.item * (T + reach) * words, start,
                             u.stop - start < PANEL ? u.stop - start : PANEL, x_grad + at);
         }
+        products_end();
     }
     add_up_frames(around, frames_grad, l->batch, T, l->hop, l->offset, l->frames, W);
 }

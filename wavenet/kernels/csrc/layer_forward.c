@@ -40,16 +40,21 @@ void layer_forward(const layer *l, const float *x, const float *skips, const wor
                    const float *out_bias, const float *frames, float *y, float *skips_out, word *pre) {
     long C = l->residual, W = 2 * l->gate, S = l->skip, T = l->length;
     long total = l->batch * units_per_clip(T, l->hop, l->offset);
-#pragma omp parallel for num_threads(l->threads) schedule(static)
-    for (long i = 0; i < total; i++) {
-        unit u = unit_at(i, T, l->hop, l->offset);
-        condition cond = {frames + u.item * l->frames * W, l->frames, W, l->hop};
-        long at = u.item * T;
-        for (long start = u.start; start < u.stop; start += PANEL) {
-            long rows = u.stop - start < PANEL ? u.stop - start : PANEL;
-            forward_panel(l, &cond, x + at * C, skips ? skips + at * S : NULL, weight, out_weight, out_bias, start,
-                          rows, y + at * C, skips_out + at * S, pre ? pre + at * words_of(W, l->half) : NULL);
+#pragma omp parallel num_threads(l->threads)
+    {
+        products_begin();
+#pragma omp for schedule(static)
+        for (long i = 0; i < total; i++) {
+            unit u = unit_at(i, T, l->hop, l->offset);
+            condition cond = {frames + u.item * l->frames * W, l->frames, W, l->hop};
+            long at = u.item * T;
+            for (long start = u.start; start < u.stop; start += PANEL) {
+                long rows = u.stop - start < PANEL ? u.stop - start : PANEL;
+                forward_panel(l, &cond, x + at * C, skips ? skips + at * S : NULL, weight, out_weight, out_bias, start,
+                              rows, y + at * C, skips_out + at * S, pre ? pre + at * words_of(W, l->half) : NULL);
+            }
         }
+        products_end();
     }
 }
 

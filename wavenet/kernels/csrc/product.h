@@ -3,6 +3,7 @@
    The reduction runs over 32-bit words: one float, or two neighbouring bfloat16 that one instruction multiplies and adds
    in float. A word of `a` is broadcast; of `b`, sixteen neighbouring columns make a vector. */
 #pragma once
+#include "amx.h"
 #include "vec.h"
 
 typedef uint32_t word;
@@ -76,12 +77,84 @@ INLINE void product_(int half, const operands *o, long rows, long columns, float
         }
 }
 
-/* c (rows, columns), rows `c_row` floats apart; columns in whole vectors. */
+#if AMX
+/* Two by two tiles of c at a time, as far as whole tiles of 16 rows go; returns the rows that are done. */
+static long product_tiles(const operands *o, long rows, long columns, float *c, long c_row) {
+    long done = rows / 16 * 16, step = c_row * 4;
+    for (long n = 0; n < columns; n += 32)
+        for (long r = 0; r < done; r += 32) {
+            int wide = n + 16 < columns, tall = r + 16 < done;
+            float *at = c + r * c_row + n;
+            tile_load(0, at, step);
+            if (wide) tile_load(1, at + 16, step);
+            if (tall) tile_load(2, at + 16 * c_row, step);
+            if (wide && tall) tile_load(3, at + 16 * c_row + 16, step);
+            const word *b = o->b + n / LANES * o->b_block;
+            for (long tap = 0; tap < o->taps; tap++)
+                for (long w = 0; w < o->words; w += 16, b += 16 * LANES) {
+                    const word *a = o->a[tap] + r * o->a_row + w;
+                    tile_load(4, a, o->a_row * 4);
+                    tile_load(6, b, 64);
+                    tile_dot(0, 4, 6);
+                    if (wide) tile_load(7, b + o->b_block, 64);
+                    if (wide) tile_dot(1, 4, 7);
+                    if (!tall) continue;
+                    tile_load(5, a + 16 * o->a_row, o->a_row * 4);
+                    tile_dot(2, 5, 6);
+                    if (wide) tile_dot(3, 5, 7);
+                }
+            tile_store(0, at, step);
+            if (wide) tile_store(1, at + 16, step);
+            if (tall) tile_store(2, at + 16 * c_row, step);
+            if (wide && tall) tile_store(3, at + 16 * c_row + 16, step);
+        }
+    return done;
+}
+
+/* Whether the tiles are ours to use, and multiply as they should: small whole numbers come out exactly. */
+static int tiles_work(void) {
+    static int known; /* 1: yes, -1: no */
+    if (known) return known > 0;
+    if (!tiles_lent()) return (known = -1) > 0;
+    word a[16 * 16], b[16 * 16];
+    float c[16 * 16] = {0};
+    for (int i = 0; i < 256; i++) a[i] = 0x40004040 + (i % 3 << 22), b[i] = 0x3f804000 + (i % 5 % 2 << 23);
+    operands o = {.a = {a}, .taps = 1, .words = 16, .a_row = 16, .a_word = 1, .b = b, .b_word = LANES, .b_block = 256};
+    tiles_begin();
+    product_tiles(&o, 16, 16, c, 16);
+    tiles_end();
+    float expected[16 * 16] = {0};
+    product_(1, &o, 16, 16, expected, 16);
+    known = memcmp(c, expected, sizeof c) ? -1 : 1;
+    return known > 0;
+}
+
+INLINE void products_begin(void) {
+    if (tiles_work()) tiles_begin();
+}
+INLINE void products_end(void) {
+    if (tiles_work()) tiles_end();
+}
+#else
+INLINE void products_begin(void) {}
+INLINE void products_end(void) {}
+#endif
+
+/* c (rows, columns), rows `c_row` floats apart; columns in whole vectors. Every thread calls `products_begin` before and
+   `products_end` after. */
 static __attribute__((unused)) void product(int half, const operands *o, long rows, long columns, float *c, long c_row) {
-    if (half)
-        product_(1, o, rows, columns, c, c_row);
-    else
+    if (!half) {
         product_(0, o, rows, columns, c, c_row);
+        return;
+    }
+    long done = 0;
+#if AMX
+    if (o->a_word == 1 && o->b_word == LANES && o->words % 16 == 0 && tiles_work())
+        done = product_tiles(o, rows, columns, c, c_row);
+#endif
+    operands rest = *o;
+    for (long tap = 0; tap < o->taps; tap++) rest.a[tap] += done * o->a_row;
+    product_(1, &rest, rows - done, columns, c + done * c_row, c_row);
 }
 
 /* Words of `n` numbers. */
