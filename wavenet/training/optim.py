@@ -57,7 +57,9 @@ def build_optimizer(params: Iterable[nn.Parameter], config: OptimConfig) -> torc
     """An Adam or AdamW over `params`; its learning rate is to be set by `learning_rate` at every step."""
     optimizer = {OptimizerKind.adam: torch.optim.Adam, OptimizerKind.adamw: torch.optim.AdamW}[config.kind]
     beta1, beta2 = config.betas
-    return optimizer(params, lr=config.lr, betas=(beta1, beta2), eps=config.eps, weight_decay=config.weight_decay)
+    return optimizer(
+        params, lr=config.lr, betas=(beta1, beta2), eps=config.eps, weight_decay=config.weight_decay, fused=True
+    )
 
 
 def learning_rate(config: OptimConfig, step: int, total_steps: int) -> float:
