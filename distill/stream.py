@@ -14,8 +14,6 @@ from wavenet.kernels import native
 from wavenet.kernels.cpu_chain import ChainState, FlowWeights, PackedFlow, supports
 from wavenet.network import AutoregressiveNetwork
 
-CHUNK = 4096  # samples whose condition is projected at once, for every layer
-
 
 def can_stream(flows: Sequence[InverseAutoregressiveFlow], like: Tensor) -> bool:
     """Whether the compiled kernels compute flows of these sizes, for tensors like this one."""
@@ -50,34 +48,31 @@ class ChainStream:
         self._state = ChainState(chain.flows)
         self._samples = 0
 
+    def window(self, length: int) -> tuple[int, int]:
+        """The frames start..stop of the condition that the next `length` samples are made from; see `advance`."""
+        hop = self._chain.hop
+        return self._samples // hop - 1, (self._samples + length - 1) // hop + 2
+
     @torch.no_grad()
     def advance(self, z: Tensor, cond: Tensor | None) -> Tensor:
         """The next T samples: noise z (T,) -> x (T,), float32.
 
         Args:
-            cond: (L, context), the condition of the whole utterance, or of one frame if it is constant in time.
+            cond: the frames `window(T)` of the condition, (L, context), or one frame if it is constant in time. The
+                first and the last frame of an utterance go on beyond its ends: `Conditioner.window`.
         """
-        hop, x = self._chain.hop, z.float().clone()
-        for part in torch.split(x, CHUNK):
-            first = self._samples // hop
-            last = (self._samples + len(part) - 1) // hop
-            with torch.autocast("cpu", enabled=False):
-                window = None if cond is None else _window(cond.float(), first - 1, last + 2)
-                frames = [_project(window, *projection) for projection in self._chain.projections]
-            offset = 0 if len(frames[0]) == 1 else self._samples - (first - 1) * hop
-            self._state.advance(part, frames, hop, offset)
-            self._samples += len(part)
+        (start, stop), hop, x = self.window(len(z)), self._chain.hop, z.float().clone()
+        with torch.autocast("cpu", enabled=False):
+            frames = [_project(cond, *projection) for projection in self._chain.projections]
+        assert len(frames[0]) in (1, stop - start)
+        self._state.advance(x, frames, hop, 0 if len(frames[0]) == 1 else self._samples - start * hop)
+        self._samples += len(z)
         return x
-
-
-def _window(cond: Tensor, start: int, stop: int) -> Tensor:
-    """Frames start..stop; the first and the last go on beyond the ends. One frame stays one."""
-    return cond if len(cond) == 1 else cond[torch.arange(start, stop).clamp(0, len(cond) - 1)]
 
 
 def _project(cond: Tensor | None, weight: Tensor | None, bias: Tensor) -> Tensor:
     """(L, context) -> (L, N 2G): every layer's share of its pre-activation, bias included."""
-    return bias[None] if cond is None or weight is None else F.linear(cond, weight, bias)
+    return bias[None] if cond is None or weight is None else F.linear(cond.float(), weight, bias)
 
 
 def _projection(network: AutoregressiveNetwork) -> tuple[Tensor | None, Tensor]:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distill.flows import FlowChain, InverseAutoregressiveFlow
-from distill.stream import CHUNK, ChainStream, PackedChain, can_stream
+from distill.stream import ChainStream, PackedChain, can_stream
 from wavenet.checkpoint import Description
 from wavenet.conditioning import Conditioner, check_condition
 from wavenet.kernels.backend import Backend, forced_backend
@@ -19,6 +19,8 @@ from wavenet.kernels.native import bfloat16_wanted
 from wavenet.network import AutoregressiveNetwork, StackConfig
 from wavenet.noise import logistic_noise, normal_noise
 from wavenet.pretrained import load_model
+
+CHUNK = 2**14  # samples of one step of a stream: what is done once a step weighs little
 
 
 class Base(StrEnum):
@@ -201,24 +203,30 @@ class Student(nn.Module):
             z = self.noise(seed + row, start, stop - start) if noise is None else noise[row, start:stop]
             return (temperature * z).to(weight)
 
-        cond = self.conditioner(mel, speaker)  # (B, L, context)
         x = torch.empty(len(first), T, dtype=weight.dtype, device=weight.device)
         if can_stream(self.chain.sequence, weight) and forced_backend() is not Backend.reference:
-            self._stream(draw, cond, x)
+            self._stream(draw, mel, speaker, x)
             return x
+        cond = self.conditioner(mel, speaker)  # (B, L, context)
         for start in range(0, T, block):
             begin, stop = max(0, start - self.receptive_field), min(T, start + block)
             z = torch.stack([draw(row, begin, stop) for row in range(len(first))])
             x[:, start:stop] = self.chain(z, cond, begin)[0][:, start - begin :]
         return x
 
-    def _stream(self, draw: Callable[[int, int, int], Tensor], cond: Tensor | None, x: Tensor) -> None:
+    def _stream(
+        self, draw: Callable[[int, int, int], Tensor], mel: Tensor | None, speaker: Tensor | None, x: Tensor
+    ) -> None:
+        """Every row of x (B, T), a chunk at a time."""
         packed = PackedChain(self.chain.sequence, bfloat16_wanted(x))
         for row in range(len(x)):
             stream = ChainStream(packed)
+            said, sayer = (None if given is None else given[row : row + 1] for given in (mel, speaker))
             for start in range(0, x.shape[1], CHUNK):
-                stop = min(x.shape[1], start + CHUNK)
-                x[row, start:stop] = stream.advance(draw(row, start, stop), None if cond is None else cond[row])
+                z = draw(row, start, min(x.shape[1], start + CHUNK))
+                with torch.autocast("cpu", enabled=False):
+                    cond = self.conditioner.window(said, sayer, *stream.window(len(z)))
+                x[row, start : start + len(z)] = stream.advance(z, None if cond is None else cond[0])
 
     def inverse(self, x: Tensor, mel: Tensor | None = None, speaker: Tensor | None = None, margin: int = 0) -> Tensor:
         """The noise of a waveform: x (B, T) -> z (B, T), sequentially, flow by flow from the last; no gradient."""

@@ -40,12 +40,29 @@ class Conditioner(nn.Module):
         Raises:
             ValueError: the model reads a mel or a speaker that is not given, or the speaker is unknown.
         """
+        if mel is not None:
+            mel = F.pad(mel, (LOOK_AHEAD, LOOK_AHEAD), mode="replicate")
+        return self._read(mel, speaker)
+
+    def window(self, mel: Tensor | None, speaker: Tensor | None, start: int, stop: int) -> Tensor | None:
+        """Frames start..stop of what `forward` gives, at the cost of these alone; the first and the last frame go on
+        beyond the ends, as they do in `interpolate_frames`. A constant condition stays one frame.
+        """
+        if mel is None or self.first is None:
+            return self(mel, speaker)
+        last, inside = mel.shape[2] - 1, range(max(start, 0), min(stop, mel.shape[2]))
+        reads = torch.arange(inside.start - LOOK_AHEAD, inside.stop + LOOK_AHEAD, device=mel.device).clamp(0, last)
+        cond = self._read(mel[:, :, reads], speaker)
+        assert cond is not None
+        return cond[:, torch.arange(start, stop, device=mel.device).clamp(0, last) - inside.start]
+
+    def _read(self, padded: Tensor | None, speaker: Tensor | None) -> Tensor | None:
+        """mel (B, M, LOOK_AHEAD + L + LOOK_AHEAD), speaker (B,) -> as `forward`"""
         cond = None
         if self.first is not None and self.second is not None:
-            if mel is None:
+            if padded is None:
                 raise ValueError("this model is conditioned on a mel-spectrogram, but none was given: pass mel")
-            frames = F.pad((mel - _MEL_CENTRE) / _MEL_SPREAD, (LOOK_AHEAD, LOOK_AHEAD), mode="replicate")
-            frames = F.leaky_relu(self.first(frames), 0.4)
+            frames = F.leaky_relu(self.first((padded - _MEL_CENTRE) / _MEL_SPREAD), 0.4)
             frames = F.leaky_relu(self.second(frames), 0.4)
             cond = frames.transpose(1, 2)  # (B, L, context)
         if self.speaker is not None:

@@ -91,3 +91,17 @@ def test_speakers_are_chosen_by_name():
 def test_a_wrong_name_of_a_speaker_is_refused(name, speakers, message):
     with pytest.raises(ValueError, match=message):
         speaker_index(name, speakers)
+
+
+@pytest.mark.parametrize(("start", "stop"), [(-1, 2), (0, 9), (3, 5), (7, 11), (-3, 12)])
+@pytest.mark.parametrize("speakers", [0, 2])
+def test_a_window_is_what_the_whole_condition_holds_there(start, stop, speakers):
+    conditioner = Conditioner(5, speakers, 8)
+    mel, speaker = torch.randn(2, 5, 9), torch.tensor([1, 0]) if speakers else None
+    whole = conditioner(mel, speaker)[:, torch.arange(start, stop).clamp(0, 8)]
+    torch.testing.assert_close(conditioner.window(mel, speaker, start, stop), whole)
+
+
+def test_a_constant_condition_is_the_same_in_every_window():
+    conditioner, speaker = Conditioner(0, 3, 8), torch.tensor([2])
+    assert torch.equal(conditioner.window(None, speaker, 4, 9), conditioner(None, speaker))
