@@ -5,7 +5,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck
 
-from wavenet.kernels.reference import gated_activation, interpolate_frames, logistic_mixture_log_density
+from wavenet.kernels.reference import (
+    gated_activation,
+    interpolate_frames,
+    logistic_mixture_log_density,
+    residual_layer,
+)
 
 
 @given(hop=st.integers(1, 33), count=st.integers(2, 7), data=st.data())
@@ -53,6 +58,14 @@ def test_gradients_of_the_gate_are_those_of_its_values(hop):
 def test_gradients_of_the_interpolation_are_those_of_its_values():
     frames = torch.randn(2, 4, 3, dtype=torch.float64, requires_grad=True)
     assert gradcheck(lambda frames: interpolate_frames(frames, 6, 20, 3), frames)
+
+
+@pytest.mark.parametrize(("taps", "dilation"), [(1, 1), (2, 3), (3, 2), (2, 9)])
+def test_gradients_of_the_layer_are_those_of_its_values(taps, dilation):
+    torch.manual_seed(0)
+    shapes = [(2, 8, 3), (2, 8, 2), (4, taps * 3), (4,), (2, 3, 4), (5, 2), (5,)]
+    inputs = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+    assert gradcheck(lambda *inputs: residual_layer(*inputs, dilation, hop=4, offset=3), inputs)
 
 
 @pytest.mark.parametrize("half_bin", [0.01, 2.0**-16])
