@@ -1,0 +1,182 @@
+"""With which tiles the kernels of the residual layer run, and how many registers that leaves them."""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from wavenet.kernels import triton_layer_kernels as kernels
+from wavenet.kernels.triton_launch import Launch
+from wavenet.kernels.triton_tiles import Tiles
+
+MOST_PARTS = 64  # of the samples, for the gradients of the weights
+BLOCK = 64  # samples of a step in the sums over time
+
+_OPERANDS = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
+
+
+def forward_tiles(x: Tensor, weight: Tensor, frames: Tensor | None, hop: int, offset: int) -> Tiles:
+    """For x (B, T, C): as many samples a tile as registers hold the sums of both halves of all gates of."""
+    return _tiles(x, weight, frames, hop, offset, most_rows=128)
+
+
+def backward_tiles(x: Tensor, weight: Tensor, frames: Tensor | None, hop: int, offset: int) -> Tiles:
+    """For a third sum, of the gradient; 64 samples are what Hopper's matrix unit takes at least."""
+    return _tiles(x, weight, frames, hop, offset, most_rows=64)
+
+
+def _tiles(x: Tensor, weight: Tensor, frames: Tensor | None, hop: int, offset: int, most_rows: int) -> Tiles:
+    gates = _block(weight.shape[0] // 2)
+    rows = min(32, 4096 // gates) if weight.dtype is torch.float32 else min(most_rows, 8192 // gates)
+    return Tiles.of(x, frames, hop, offset, rows)
+
+
+def forward(
+    x: Tensor,
+    skips: Tensor | None,
+    weight: Tensor,
+    bias: Tensor,
+    frames: Tensor | None,
+    out_weight: Tensor,
+    out_bias: Tensor,
+    y: Tensor,
+    skips_out: Tensor,
+    dilation: int,
+    tiles: Tiles,
+) -> Launch:
+    inputs = {"x": x, "skips": skips, "weight": weight, "bias": bias, "frames": frames, "out_weight": out_weight}
+    tensors = {**inputs, "out_bias": out_bias, "y": y, "skips_out": skips_out}
+    return _gated_launch(kernels.forward_kernel, tensors, x, weight, out_weight, dilation, tiles, _chunk(weight))
+
+
+def pre_grad(
+    y_grad: Tensor,
+    skips_grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    frames: Tensor | None,
+    out_weight: Tensor,
+    gate_grad: Tensor,
+    gated: Tensor,
+    frame_sums: Tensor,
+    out_sums: Tensor,
+    dilation: int,
+    tiles: Tiles,
+) -> Launch:
+    inputs = {"x": x, "weight": weight, "bias": bias, "frames": frames, "out_weight": out_weight}
+    outputs = {"pre_grad": gate_grad, "gated": gated, "frame_sums": frame_sums, "out_sums": out_sums}
+    tensors: dict[str, Tensor | None] = {"y_grad": y_grad, "skips_grad": skips_grad, **inputs, **outputs}
+    return _gated_launch(kernels.pre_grad_kernel, tensors, x, weight, out_weight, dilation, tiles, _chunk(weight) // 2)
+
+
+def input_grad(y_grad: Tensor, gate_grad: Tensor, weight: Tensor, x_grad: Tensor, dilation: int) -> Launch:
+    B, T, C = x_grad.shape
+    precise = weight.dtype is torch.float32
+    rows, channels = 32 if precise else 128, min(_block(C), 64 if precise else 128)
+    blocks = triton.cdiv(T, rows)
+    return Launch(
+        kernels.input_grad_kernel,
+        (B * blocks, triton.cdiv(C, channels)),
+        {"y_grad": y_grad, "pre_grad": gate_grad, "weight": weight, "x_grad": x_grad}
+        | {"T": T, "blocks": blocks, "dilation": dilation},
+        {"C": C, "G": weight.shape[0] // 2, "TAPS": weight.shape[1] // C}
+        | {"ROWS": rows, "CHANNELS": channels, "CHUNK": min(_block(weight.shape[0]), _chunk(weight))},
+        warps=8,
+    )
+
+
+def parts(view: Tensor) -> int:
+    """Over how many parts view (B, T, ..) is summed: as many as these sizes say, whatever the GPU."""
+    return triton.cdiv(_blocks(view), _share(view))
+
+
+def _blocks(view: Tensor) -> int:
+    return view.shape[0] * triton.cdiv(view.shape[1], BLOCK)
+
+
+def _share(view: Tensor) -> int:
+    """Blocks a part: a power of two, so that few kernels are compiled for many lengths."""
+    return triton.next_power_of_2(triton.cdiv(_blocks(view), MOST_PARTS))
+
+
+def weight_grad(grad: Tensor, view: Tensor, sums: Tensor, operand: torch.dtype, dilation: int) -> Launch:
+    """Into sums (parts, M, K N), from grad (B, T, M) and view (B, T, N), with products of type `operand`."""
+    (_, T, N), (count, M, columns) = view.shape, sums.shape
+    outs, ins = min(_block(M), 64), min(_block(N), 64)
+    numbers = {"T": T, "blocks": triton.cdiv(T, BLOCK), "count": _blocks(view), "dilation": dilation}
+    blocks = {"SHARE": _share(view), "ROWS": BLOCK, "OUTS": outs, "INS": ins}
+    return Launch(
+        kernels.weight_grad_kernel,
+        (triton.cdiv(M, outs) * triton.cdiv(N, ins), columns // N, count),
+        {"grad": grad, "view": view, "sums": sums} | numbers,
+        {"M": M, "N": N, "TAPS": columns // N, "OPERAND": _OPERANDS[operand]} | blocks,
+        warps=8 if operand is torch.float32 else 4,
+    )
+
+
+def _gated_launch(
+    kernel: object,
+    tensors: dict[str, Tensor | None],
+    x: Tensor,
+    weight: Tensor,
+    out_weight: Tensor,
+    dilation: int,
+    tiles: Tiles,
+    outs: int,
+) -> Launch:
+    """A kernel that computes all gates of a tile, and reads or writes `outs` channels at a time."""
+    C, G = x.shape[2], weight.shape[0] // 2
+    S = out_weight.shape[0] - C
+    blocks = {"GATES": _block(G), "CHUNK": min(_block(C), _chunk(weight)), "OUTS": min(_block(max(C, S)), outs)}
+    return Launch(
+        kernel,
+        (tiles.count,),
+        {name: None if tensor is None else tensor.contiguous() for name, tensor in tensors.items()}
+        | {"L": tiles.L, "dilation": dilation}
+        | tiles.arguments(),
+        {"C": C, "G": G, "S": S, "TAPS": weight.shape[1] // C, "ROWS": tiles.rows} | blocks,
+        warps=8,
+    )
+
+
+def _chunk(weight: Tensor) -> int:
+    """Channels that a product takes at a time."""
+    return 32 if weight.dtype is torch.float32 else 64
+
+
+def _block(width: int) -> int:
+    """The power of two that holds this many channels; a product takes 16 at least."""
+    return max(16, triton.next_power_of_2(width))
+
+
+def compile_targets() -> dict[str, Launch]:
+    """The launches for narrow and wide layers, named by their channels: residual, gates, skip."""
+    half = torch.bfloat16
+    cases = [((64, 64, 0), half), ((128, 128, 128), half), ((256, 256, 256), half)]
+    targets: dict[str, Launch] = {}
+    for sizes, dtype in (*cases, ((32, 32, 0), torch.float16), ((40, 48, 24), torch.float32)):
+        name = "{}-{}-{} ".format(*sizes) + str(dtype).removeprefix("torch.")
+        targets |= {f"residual_layer {part} {name}": launch for part, launch in _launches(sizes, dtype).items()}
+    return targets
+
+
+def _launches(sizes: tuple[int, int, int], dtype: torch.dtype) -> dict[str, Launch]:
+    C, G, S = sizes
+    x = torch.empty(16, 65536, C, dtype=dtype, device="meta")
+    skips, gated, gate_grad = (x.new_empty(*x.shape[:2], width) for width in (S, G, 2 * G))
+    weight, bias, frames = x.new_empty(2 * G, 3 * C), x.new_empty(2 * G), x.new_empty(16, 256, 2 * G)
+    out_weight, out_bias = x.new_empty(C + S, G), x.new_empty(C + S)
+    before, after = forward_tiles(x, weight, frames, 256, 0), backward_tiles(x, weight, frames, 256, 0)
+    frame_sums, out_sums, weight_sums = (
+        x.new_empty(size, dtype=torch.float32)
+        for size in ((after.count, 2, 2 * G), (after.count, C + S), (MOST_PARTS, 2 * G, 3 * C))
+    )
+    return {
+        "forward": forward(x, skips, weight, bias, frames, out_weight, out_bias, x, skips, 512, before),
+        "gate gradient": pre_grad(
+            *(x, skips, x, weight, bias, frames, out_weight, gate_grad, gated, frame_sums, out_sums, 512, after)
+        ),
+        "input gradient": input_grad(x, gate_grad, weight, x, 512),
+        "weight gradient": weight_grad(gate_grad, x, weight_sums, dtype, 512),
+    }
