@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import typer
 
@@ -139,21 +139,42 @@ def evaluate(
     typer.echo(report(run(checkpoint, data, out, split.value, limit, sample, device, seed)))
 
 
-@app.command(epilog="Example: wavenet benchmark --teacher runs/teacher --student runs/student --out runs/benchmark")
+@app.command(
+    epilog="Examples: wavenet benchmark --only student,training --out runs/benchmark; "
+    "wavenet benchmark --teacher runs/teacher --student runs/student --seconds 2"
+)
 def benchmark(
-    teacher: Annotated[Path, typer.Option(help="Checkpoint of the teacher.")],
-    student: Annotated[Path, typer.Option(help="Checkpoint of the student.")],
-    out: Annotated[Path, typer.Option(help="Folder for benchmark.json and benchmark.png.")] = Path("runs/benchmark"),
-    seconds: Annotated[float, typer.Option(help="Audio a repetition, for the fast samplers.")] = 2.0,
-    repeats: Annotated[int, typer.Option(min=1, help="The median of so many counts.")] = 3,
-    device: Device = "auto",
-    dtype: Annotated[Dtype, typer.Option(help="Of the student's matrix products.")] = Dtype.float32,
+    teacher: Annotated[Path | None, typer.Option(help="Checkpoint of a teacher, to be timed with a student.")] = None,
+    student: Annotated[Path | None, typer.Option(help="Checkpoint of its student.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for benchmark.json and pictures.")] = Path("runs/benchmark"),
+    only: Annotated[str | None, typer.Option(help="Without checkpoints: kernels, teacher, student, ..")] = None,
+    threads: Annotated[int | None, typer.Option(help="Without checkpoints; by default all cores.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Without checkpoints: only show that all runs.")] = False,
+    seconds: Annotated[float | None, typer.Option(help="Of checkpoints: audio a repetition, 2 by default.")] = None,
+    repeats: Annotated[int | None, typer.Option(min=1, help="Of checkpoints: runs of a median, 3 by default.")] = None,
+    device: Annotated[str | None, typer.Option(help="Of checkpoints: cpu, cuda, cuda:N or auto.")] = None,
+    dtype: Annotated[Dtype | None, typer.Option(help="Of a student's matrix products, float32 by default.")] = None,
 ) -> None:
-    """Samples per second of the teacher (naive, cached, numba) and of the student, in one run."""
-    from recipes.benchmark import benchmark as run
-    from recipes.benchmark import report
+    """Samples per second: of two checkpoints, or, without any, of kernels, samplers and training steps on this CPU."""
+    own: dict[str, Any] = {"seconds": seconds, "repeats": repeats, "device": device, "dtype": dtype}
+    suite: dict[str, Any] = {"only": only, "threads": threads, "quick": quick or None}
+    own, suite = ({name: value for name, value in given.items() if value is not None} for given in (own, suite))
+    if teacher and student:
+        from recipes.benchmark.checkpoints import benchmark as compare
+        from recipes.benchmark.checkpoints import report
 
-    typer.echo(report(run(teacher, student, out, seconds, repeats, device, dtype.value)))
+        if suite:
+            raise ValueError(f"--{next(iter(suite))} is for a benchmark without --teacher and --student")
+        typer.echo(report(compare(teacher, student, out, **own)))
+    elif teacher or student:
+        raise ValueError("one checkpoint alone cannot be compared: give --teacher and --student, or neither")
+    else:
+        from recipes.benchmark.suite import run_suite
+        from recipes.benchmark.tables import report as report_suite
+
+        if own:
+            raise ValueError(f"--{next(iter(own))} is for checkpoints: give --teacher and --student too")
+        typer.echo(report_suite(run_suite(out, **suite)))
 
 
 def _exit_unless(finished: bool) -> None:

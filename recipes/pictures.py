@@ -1,5 +1,6 @@
-"""Pictures of sound, drawn without a display."""
+"""Pictures of sound and speed, drawn without a display."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from data.mel import MelConfig
+
+Curve = list[tuple[float, float, float, float]]  # points: seconds of audio; samples a second: median, least, greatest
 
 
 def draw_mels(path: Path, mels: dict[str, NDArray[np.float32]], config: MelConfig) -> None:
@@ -45,5 +48,47 @@ def draw_speeds(path: Path, speeds: dict[str, float], sample_rate: int) -> None:
     axes.set(xscale="log", xlabel="samples per second", xlim=(None, 8 * max(*speeds.values(), sample_rate)))
     axes.invert_yaxis()
     axes.legend(loc="upper right")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+
+
+def draw_curves(path: Path, curves: Mapping[str, Curve], marks: Mapping[str, float]) -> None:
+    """Samples a second by seconds of audio, with the extremes of every point, and marks of others across.
+
+    Both axes are logarithmic. Writes a PNG.
+    """
+    figure = Figure(figsize=(11, 6.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    for name, points in curves.items():
+        x, y, low, high = (np.array(column) for column in zip(*sorted(points), strict=True))
+        axes.errorbar(x, y, yerr=[y - low, high - y], marker="o", capsize=3, label=name)
+    for place, (name, rate) in enumerate(sorted(marks.items(), key=lambda mark: mark[1])):
+        left = place % 2 == 1  # neighbours on either side, for they may lie on each other
+        align = "left" if left else "right"
+        axes.axhline(rate, color="#bbbbbb", linewidth=0.8, zorder=0)
+        axes.annotate(
+            name, (0.0 if left else 1.0, rate), xycoords=("axes fraction", "data"), fontsize=7, ha=align, va="bottom"
+        )
+    axes.set(xscale="log", yscale="log", xlabel="seconds of audio", ylabel="samples per second")
+    figure.legend(loc="outside right upper", fontsize=8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+
+
+def draw_shares(path: Path, shares: Mapping[str, Mapping[str, float]]) -> None:
+    """One panel per run: percent of its time, one bar an operator. Writes a PNG."""
+    sizes = [1 + 0.25 * len(parts) for parts in shares.values()]
+    figure = Figure(figsize=(9, sum(sizes)), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(len(shares), 1, sharex=True, squeeze=False, height_ratios=sizes)[:, 0]
+    for axes, (name, parts) in zip(panels, shares.items(), strict=True):
+        ordered = sorted(parts.items(), key=lambda item: -item[1])
+        bars = axes.barh([operator for operator, _ in ordered], [share for _, share in ordered], color="#4477aa")
+        axes.bar_label(bars, fmt="%.1f %%", padding=4)
+        axes.set_title(name, parse_math=False, loc="left", fontsize=10)
+        axes.set_xlim(0, 115)
+        axes.invert_yaxis()
+    axes.set_xlabel("percent of the time")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)

@@ -1,6 +1,6 @@
 """Puts measured figures into the README: `python -m recipes.results NAME=FOLDER ...`
 
-Copies evaluation.json, benchmark.json and the pictures that a demo left in each FOLDER to recipes/results/NAME, and
+Copies the results and pictures that a demo or `wavenet benchmark` left in each FOLDER to recipes/results/NAME, and
 writes all tables found there between the README's two markers.
 """
 
@@ -10,21 +10,26 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from recipes import benchmark, evaluate
+from recipes import evaluate
+from recipes.benchmark import checkpoints
+from recipes.benchmark.rows import from_json
+from recipes.benchmark.tables import LENGTHS, SHARES, tables
 
 HOME = Path(__file__).parent / "results"
 README = Path(__file__).parent.parent / "README.md"
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
-FILES = ("evaluation.json", "benchmark.json", "spectrograms.png")
+DEMO = ("evaluation.json", "benchmark.json", "spectrograms.png")
+SUITE = ("benchmark.json", LENGTHS, SHARES)
+FOLDED = ("kernels", "shares", "limits")  # groups whose tables are long
 
 
 def main(arguments: list[str]) -> None:
     """Collect the named folders, then rewrite the README's section."""
     for argument in arguments:
-        name, _, folder = argument.partition("=")
+        name, _, source = argument.partition("=")
         (HOME / name).mkdir(parents=True, exist_ok=True)
-        for file in FILES:
-            shutil.copyfile(Path(folder) / file, HOME / name / file)
+        for file in DEMO if (Path(source) / DEMO[0]).exists() else SUITE:
+            shutil.copyfile(Path(source) / file, HOME / name / file)
     sections = [_section(folder) for folder in sorted(HOME.iterdir()) if folder.is_dir()]
     before, _, rest = README.read_text().partition(BEGIN)
     after = rest.partition(END)[2]
@@ -32,17 +37,39 @@ def main(arguments: list[str]) -> None:
 
 
 def _section(folder: Path) -> str:
-    judged, timed = (json.loads((folder / file).read_text()) for file in FILES[:2])
+    return _demo(folder) if (folder / DEMO[0]).exists() else _suite(folder)
+
+
+def _suite(folder: Path) -> str:
+    results = _read(folder / "benchmark.json")
+    parts = [f"**`{folder.name}`**: medians, random weights, batch 1 unless said", _origin(results)]
+    for title, text in tables(from_json(results["rows"])).items():
+        if title.startswith(FOLDED):
+            parts.append(f"<details><summary>{title}</summary>\n\n{text}\n\n</details>")
+        else:
+            parts.append(f"*{title}*\n\n{text}")
+    home = HOME.relative_to(README.parent)
+    pictures = (("Samples per second by length", LENGTHS), ("Share of each operator", SHARES))
+    return "\n\n".join([*parts, *(f"![{title}]({home / folder.name / file})" for title, file in pictures)])
+
+
+def _demo(folder: Path) -> str:
+    judged, timed = (_read(folder / file) for file in DEMO[:2])
     clips = judged["data"]
     return "\n\n".join(
         [
             f"**`{folder.name}`**: {clips['utterances']} clips of the {clips['split']} split, {clips['seconds']:.0f} s",
             evaluate.report([evaluate.Row(**row) for row in judged["rows"]]),
             _origin(judged),
-            benchmark.report([benchmark.Speed(**speed) for speed in timed["samplers"]]),
+            checkpoints.report([checkpoints.Speed(**speed) for speed in timed["samplers"]]),
             _origin(timed),
         ]
     )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    results: dict[str, Any] = json.loads(path.read_text())
+    return results
 
 
 def _origin(results: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""`wavenet benchmark`: how fast teacher and student are, in one run."""
+"""`wavenet benchmark` of two checkpoints: how fast teacher and student are, in one run."""
 
 import json
 import subprocess
@@ -51,7 +51,7 @@ def test_models_of_several_speakers_are_timed(
     make_toy_teacher: Callable[..., Path], make_toy_student: Callable[..., Path]
 ) -> None:
     """In this process, a frame or two each."""
-    from recipes.benchmark import _time_student, _time_teacher
+    from recipes.benchmark.checkpoints import _time_student, _time_teacher
     from wavenet.sampling.generate import Backend
 
     duet = {"speakers": ("ada", "bob")}

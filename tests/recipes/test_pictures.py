@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from data.mel import MelConfig
-from recipes.pictures import draw_mels, draw_speeds
+from recipes.pictures import draw_curves, draw_mels, draw_shares, draw_speeds
 
 
 @pytest.mark.parametrize("count", [1, 2, 4])
@@ -23,3 +23,18 @@ def test_a_panel_per_mel(tmp_path: Path, toy_mel: MelConfig, count: int) -> None
 def test_speeds_however_far_apart(tmp_path: Path, speeds: dict[str, float]) -> None:
     draw_speeds(tmp_path / "new" / "speeds.png", speeds, 8000)
     assert matplotlib.image.imread(tmp_path / "new" / "speeds.png")[..., :3].std() > 0.05
+
+
+def test_curves_of_any_order_among_marks(tmp_path: Path) -> None:
+    curves = {"$one": [(10.0, 5e4, 4e4, 6e4), (1.0, 3e4, 3e4, 3e4)], "two": [(1.0, 7.0, 6.0, 8.0)]}
+    draw_curves(tmp_path / "new" / "lengths.png", curves, {"other": 1e6, "same": 1e6})
+    assert matplotlib.image.imread(tmp_path / "new" / "lengths.png")[..., :3].std() > 0.05
+
+
+def test_a_panel_of_shares_per_run(tmp_path: Path) -> None:
+    one = {"product": 80.0, "others": 20.0}
+    heights = []
+    for count in (1, 3):
+        draw_shares(tmp_path / "shares.png", {f"$run {n}": one for n in range(count)})
+        heights.append(matplotlib.image.imread(tmp_path / "shares.png").shape[0])
+    assert heights[1] == pytest.approx(3 * heights[0], abs=2)

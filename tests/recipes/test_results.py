@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from recipes import results
+from recipes.benchmark.rows import as_json, matrix_limit, measured
 
 
 def test_figures_are_put_between_the_markers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,3 +38,32 @@ def test_figures_are_put_between_the_markers(tmp_path: Path, monkeypatch: pytest
     assert (tmp_path / "results" / "toy" / "spectrograms.png").read_bytes() == b"a picture"
     results.main([])
     assert readme.read_text() == once
+
+
+def test_a_suite_has_its_tables_and_pictures_in_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    suite = tmp_path / "suite"
+    suite.mkdir()
+    limit = matrix_limit("float32", 2)
+    rows = [
+        measured("limits", {"limit": limit, "when": "before"}, "GFLOP/s", [300.0]),
+        measured("student", {"preset": "paper"}, "samples/s", [90_000.0], limit=limit, reached=150.0),
+    ]
+    origin = {"command": "wavenet benchmark", "device": "a machine", "torch": "2", "commit": "abc1234"}
+    (suite / "benchmark.json").write_text(json.dumps({"rows": as_json(rows), "provenance": origin}))
+    for picture in ("lengths.png", "shares.png"):
+        (suite / picture).write_bytes(b"a picture")
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{results.BEGIN}\n{results.END}\nafter\n")
+    monkeypatch.setattr(results, "README", readme)
+    monkeypatch.setattr(results, "HOME", tmp_path / "results")
+
+    results.main([f"speed={suite}"])
+    text = readme.read_text()
+    paper = next(line for line in text.splitlines() if line.startswith("| paper"))
+    assert [cell.strip() for cell in paper.split("|")[2:4]] == ["90,000", "50.0 %"]
+    assert "| 873,000 " in text  # a rival's
+    assert "`wavenet benchmark`, a machine, torch 2, commit `abc1234`" in text
+    assert "<summary>limits, GFLOP/s</summary>" in text
+    assert "![Samples per second by length](results/speed/lengths.png)" in text
+    assert (tmp_path / "results" / "speed" / "lengths.png").read_bytes() == b"a picture"
+    assert text.startswith("before") and text.endswith("after\n")

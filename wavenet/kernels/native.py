@@ -69,6 +69,13 @@ def loaded() -> ctypes.CDLL:
     return kernels
 
 
+def path(half: bool) -> str:
+    """The processor's instructions behind the matrix products, of bfloat16 (`half`) or of float32: "AMX", "AVX2", .."""
+    name = loaded().kernel_path
+    name.restype = ctypes.c_char_p
+    return str(name(CLong(half)).decode())
+
+
 def _built() -> Path:
     """The shared library for these sources, this compiler and this processor, built unless it lies in the cache."""
     compiler = os.environ.get("CC", "gcc")

@@ -1,4 +1,4 @@
-"""`wavenet benchmark`: how fast a teacher and its student speak, on mels of one corpus, in one run.
+"""How fast a teacher and its student speak, on mels of one corpus, in one run.
 
 Every sampler runs in a process of its own, so that its peak memory is its own. Speed does not depend on the values of
 the mel, so the mel is a constant.
@@ -6,7 +6,6 @@ the mel, so the mel is a constant.
 
 import math
 import multiprocessing
-import resource
 import statistics
 import time
 from collections.abc import Callable
@@ -19,6 +18,7 @@ import torch
 from tqdm import tqdm
 
 from data.mel import MelConfig
+from recipes.benchmark.timing import peak_memory
 from recipes.configuration import ConfigError
 from recipes.outputs import check_writable
 from recipes.pictures import draw_speeds
@@ -54,7 +54,13 @@ class Speed:
 
 
 def benchmark(
-    teacher: Path, student: Path, out: Path, seconds: float, repeats: int, device: str, dtype: str
+    teacher: Path,
+    student: Path,
+    out: Path,
+    seconds: float = 2.0,
+    repeats: int = 3,
+    device: str = "auto",
+    dtype: str = "float32",
 ) -> list[Speed]:
     """Time every sampler; write benchmark.json and benchmark.png to `out`.
 
@@ -160,17 +166,8 @@ def _time(name: str, run: Callable[[], int], repeats: int, config: MelConfig) ->
         samples,
         rate,
         real_time_factor(samples, statistics.median(seconds), config.sample_rate),
-        _peak_memory_mb(),
+        peak_memory(),
     )
-
-
-def _peak_memory_mb() -> float:
-    """The most that this process has occupied. Linux' getrusage would count the process that started it as well."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # bytes on macOS
 
 
 def _mel(config: MelConfig, frames: int) -> torch.Tensor:

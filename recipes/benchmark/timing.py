@@ -1,0 +1,65 @@
+"""Clocks and scales: repetitions that take turns, and the memory of this process."""
+
+import math
+import resource
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+Name = TypeVar("Name")
+
+
+def seconds_of(run: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    run()
+    return time.perf_counter() - started
+
+
+def race(contestants: Mapping[Name, Callable[[], object]], repeats: int, least: float) -> dict[Name, list[float]]:
+    """Seconds a call, one figure a repetition. Contestants take turns, so that a drift of the machine meets them all.
+
+    Args:
+        least: seconds that a repetition lasts; short calls are repeated within it.
+    """
+    calls: dict[Name, int] = {}
+    for name, run in contestants.items():
+        run()  # compiles, allocates, warms up
+        calls[name] = max(1, math.ceil(least / max(seconds_of(run), 1e-6)))
+    seconds: dict[Name, list[float]] = {name: [] for name in contestants}
+    for _ in range(repeats):
+        for name, run in contestants.items():
+            started = time.perf_counter()
+            for _ in range(calls[name]):
+                run()
+            seconds[name].append((time.perf_counter() - started) / calls[name])
+    return seconds
+
+
+@contextmanager
+def using_threads(count: int) -> Iterator[None]:
+    """torch, and the kernels that ask it, compute on so many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def memory(now: str) -> float | None:
+    """Of this process, in MB: "VmRSS" now, "VmHWM" at its most so far; None where the system does not tell."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return None
+    (line,) = (line for line in status.read_text().splitlines() if line.startswith(f"{now}:"))
+    return int(line.split()[1]) / 1024
+
+
+def peak_memory() -> float:
+    """The most MB that this process has occupied. Linux' getrusage would count the process that started it as well."""
+    most = memory("VmHWM")
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20 if most is None else most  # bytes on macOS
