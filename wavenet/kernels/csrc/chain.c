@@ -2,9 +2,8 @@
    layers of all flows while its activations lie in the cache. What a layer still needs of the past is carried from tile
    to tile, so a chain never computes a sample twice and holds the same memory for any length.
 
-   The rows of a tile are shared out among the threads; layers wait for each other at a barrier. */
-#include <omp.h>
-
+   A flow on a tile is one task. It waits for the flow before it on this tile, and for itself on the tile before; so the
+   flows work on different tiles at a time, as many threads as there are flows. */
 #include "gate.h"
 #include "product.h"
 
@@ -41,10 +40,10 @@ static operands panel_of(const word *a, long words, const word *b) {
     return (operands){.a = {a}, .taps = 1, .words = words, .a_row = words, .a_word = 1, .b = b, .b_word = LANES, .b_block = words * LANES};
 }
 
-/* Rows start..stop of the network's way in: the sample before each, times a vector. */
-static void enter(const flow *f, const float *x, long start, long stop, word *y, int half) {
+/* The network's way in: the sample before each, times a vector. */
+static void enter(const flow *f, const float *x, long length, word *y, int half) {
     long C = f->channels;
-    for (long t = start; t < stop; t++) {
+    for (long t = 0; t < length; t++) {
         vec past = splat((t ? x[t - 1] : *f->before) / f->reads);
         float *row = f->residual + t * C;
         for (long c = 0; c < C; c += LANES) store(row + c, fma_(load(f->first_weight + c), past, load(f->first_bias + c)));
@@ -100,39 +99,22 @@ static void leave(const flow *f, float *x, long start, long rows, int half) {
     for (long r = 0; r < rows; r++) x[start + r] = x[start + r] * s[r] + f->speaks * m[r];
 }
 
-/* This thread's share of `length` rows, in whole panels but for the last. */
-static void share(long length, long *start, long *stop) {
-    long panels = (length + PANEL - 1) / PANEL, threads = omp_get_num_threads(), me = omp_get_thread_num();
-    *start = panels * me / threads * PANEL;
-    *stop = panels * (me + 1) / threads * PANEL;
-    *stop = *stop > length ? length : *stop;
-}
-
 /* One flow over a tile x (length), in place; `now` is its first sample's place in the condition. */
 static void flow_tile(const flow *f, const condition *cond, float *x, long now, long length, long tile, int half) {
-    long C = f->channels, words = words_of(C, half), start, stop;
-    share(length, &start, &stop);
-    word *past = f->past, *next = past;
-    enter(f, x, start, stop, past + (f->taps - 1) * f->dilations[0] * words, half);
-    for (long i = 0; i < f->layers; i++, past = next) {
-        next = past + ((f->taps - 1) * f->dilations[i] + tile) * words;
-        word *y = i + 1 < f->layers ? next + (f->taps - 1) * f->dilations[i + 1] * words : NULL;
-#pragma omp barrier
-        for (long at = start; at < stop; at += PANEL)
-            layer_rows(f, i, past, cond, now, at, stop - at < PANEL ? stop - at : PANEL, y, half);
-    }
+    long words = words_of(f->channels, half);
     float last = x[length - 1];
-#pragma omp barrier
-    if (omp_get_thread_num() == 0) *f->before = last;
-    for (long at = start; at < stop; at += PANEL) leave(f, x, at, stop - at < PANEL ? stop - at : PANEL, half);
-    past = f->past;
-    for (long i = 0; i < f->layers; i++) { /* what the next tile needs moves to the front, a layer a thread */
+    word *past = f->past, *next = past;
+    enter(f, x, length, past + (f->taps - 1) * f->dilations[0] * words, half);
+    for (long i = 0; i < f->layers; i++, past = next) {
         long reach = (f->taps - 1) * f->dilations[i];
-        if (i % omp_get_num_threads() == omp_get_thread_num())
-            memmove(past, past + length * words, reach * words * sizeof *past);
-        past += (reach + tile) * words;
+        next = past + (reach + tile) * words;
+        word *y = i + 1 < f->layers ? next + (f->taps - 1) * f->dilations[i + 1] * words : NULL;
+        for (long at = 0; at < length; at += PANEL)
+            layer_rows(f, i, past, cond, now, at, length - at < PANEL ? length - at : PANEL, y, half);
+        memmove(past, past + length * words, reach * words * sizeof *past); /* what the next tile needs */
     }
-#pragma omp barrier
+    for (long at = 0; at < length; at += PANEL) leave(f, x, at, length - at < PANEL ? length - at : PANEL, half);
+    *f->before = last;
 }
 
 /* Words of `past` that flows of such layers need. */
@@ -147,14 +129,14 @@ long past_words(long layers, long channels, long taps, const long *dilations, lo
 void chain_run(const flow *flows, long count, const float *const *frames, long frame_count, long hop, long offset, float *x,
                long length, long tile, long half, long threads) {
 #pragma omp parallel num_threads(threads)
-    {
-        products_begin();
-        for (long start = 0; start < length; start += tile)
-            for (long i = 0; i < count; i++) {
-                condition cond = {frames[i], frame_count, flows[i].layers * 2 * flows[i].gate, hop};
-                long rows = length - start < tile ? length - start : tile;
-                flow_tile(flows + i, &cond, x + start, offset + start, rows, tile, half);
-            }
-        products_end();
-    }
+#pragma omp single
+    for (long start = 0; start < length; start += tile)
+        for (long i = 0; i < count; i++)
+#pragma omp task depend(inout : flows[i].before[0]) depend(inout : x[start])
+        {
+            condition cond = {frames[i], frame_count, flows[i].layers * 2 * flows[i].gate, hop};
+            products_begin();
+            flow_tile(flows + i, &cond, x + start, offset + start, length - start < tile ? length - start : tile, tile, half);
+            products_end();
+        }
 }
