@@ -6,7 +6,7 @@ from types import ModuleType
 
 from torch import Tensor
 
-from wavenet.kernels import reference
+from wavenet.kernels import native, reference
 from wavenet.kernels.backend import Backend, best_backend, forced_backend
 
 
@@ -90,7 +90,7 @@ def logistic_mixture_cross_entropy(
 
 
 def _module(op: str, tensor: Tensor) -> ModuleType:
-    """Whose implementation computes `op` on a tensor like this."""
+    """Whose implementation computes `op` on a tensor like this; the reference's where the best backend has none."""
     forced = forced_backend()
     backend = best_backend(tensor) if forced is None else forced
     if backend is Backend.reference:
@@ -100,6 +100,8 @@ def _module(op: str, tensor: Tensor) -> ModuleType:
         return reference
     if tensor.device.type != ("cpu" if backend is Backend.native else "cuda"):
         raise ValueError(f"backend {backend} cannot compute on {tensor.device}: use another, or move the tensors")
+    if backend is Backend.native and native.library() is None:
+        raise ValueError("backend native needs a C compiler: install gcc, or use backend reference")
     return import_module(name)
 
 
