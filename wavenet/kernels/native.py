@@ -12,6 +12,7 @@ import functools
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -28,7 +29,7 @@ _FLAGS = ("-O3", "-march=native", "-std=gnu11", "-fno-math-errno", "-fno-trappin
 
 
 class NativeBuildWarning(RuntimeWarning):
-    """There is no compiler, or it refuses: the kernels are computed by PyTorch, several times slower."""
+    """There is no compiler, it refuses, or there is no place to keep what it builds: PyTorch computes the kernels."""
 
 
 CLong = ctypes.c_long
@@ -51,11 +52,12 @@ def library() -> ctypes.CDLL | None:
     """The compiled kernels; None where they cannot be built, with a warning that says why."""
     try:
         return ctypes.CDLL(str(_built()))
-    except (OSError, subprocess.SubprocessError) as error:
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:  # RuntimeError: a user without a home
         output = getattr(error, "stderr", "") or ""
         warnings.warn(
             f"the C kernels cannot be built ({error}{output[-500:]}); PyTorch computes them, several times slower. "
-            "Install gcc, or name a compiler in the variable CC",
+            "Install gcc, or name a compiler in the variable CC, and a directory to keep the library in XDG_CACHE_HOME "
+            "if ~/.cache cannot be written to",
             NativeBuildWarning,
             stacklevel=2,
         )
@@ -78,19 +80,20 @@ def path(half: bool) -> str:
 
 def _built() -> Path:
     """The shared library for these sources, this compiler and this processor, built unless it lies in the cache."""
-    compiler = os.environ.get("CC", "gcc")
-    if shutil.which(compiler) is None:
-        raise FileNotFoundError(f"no compiler {compiler!r} on the PATH. ")
+    compiler = shlex.split(os.environ.get("CC") or "gcc")
+    if shutil.which(compiler[0]) is None:
+        raise FileNotFoundError(f"no compiler {compiler[0]!r} on the PATH. ")
     sources = sorted(path for path in _SOURCES.iterdir() if path.suffix in (".c", ".h"))
-    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
-    key = hashlib.sha256("\0".join([version, _processor(), *_FLAGS, *map(Path.read_text, sources)]).encode())
+    version = subprocess.run([*compiler, "--version"], capture_output=True, text=True, check=True).stdout
+    texts = [path.read_text() for path in sources]
+    key = hashlib.sha256("\0".join([*compiler, version, _processor(), *_FLAGS, *texts]).encode())
     path = _cache() / f"kernels-{key.hexdigest()[:16]}.so"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as scratch:  # another process may build the same
             fresh = Path(scratch) / path.name
             units = [str(source) for source in sources if source.suffix == ".c"]
-            command = [compiler, *_FLAGS, "-o", str(fresh), *units, "-lm"]
+            command = [*compiler, *_FLAGS, "-o", str(fresh), *units, "-lm"]
             subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
             fresh.replace(path)
     return path
