@@ -147,7 +147,10 @@ def benchmark(
     teacher: Annotated[Path | None, typer.Option(help="Checkpoint of a teacher, to be timed with a student.")] = None,
     student: Annotated[Path | None, typer.Option(help="Checkpoint of its student.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for benchmark.json and pictures.")] = Path("runs/benchmark"),
-    only: Annotated[str | None, typer.Option(help="Without checkpoints: kernels, teacher, student, ..")] = None,
+    only: Annotated[
+        str | None,
+        typer.Option(help="Without checkpoints: some of kernels,teacher,student,training,startup."),
+    ] = None,
     threads: Annotated[int | None, typer.Option(help="Without checkpoints; by default all cores.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Without checkpoints: only show that all runs.")] = False,
     seconds: Annotated[float | None, typer.Option(help="Of checkpoints: audio a repetition, 2 by default.")] = None,

@@ -42,11 +42,15 @@ def measured(group: str, labels: Mapping[str, object], unit: str, values: Sequen
 
 
 def matrix_limit(dtype: str, threads: int) -> str:
-    return f"matrix product, {dtype}, {threads} threads"
+    return f"matrix product, {dtype}, {_count(threads)}"
 
 
 def copy_limit(threads: int) -> str:
-    return f"copy, {threads} threads"
+    return f"copy, {_count(threads)}"
+
+
+def _count(threads: int) -> str:
+    return "1 thread" if threads == 1 else f"{threads} threads"
 
 
 def of_limit(row: Row, rows: Sequence[Row]) -> float | None:

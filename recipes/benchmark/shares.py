@@ -1,9 +1,10 @@
 """Where the time of a run goes, operator by operator."""
 
+import os
 import time
 from collections.abc import Callable
 
-from torch.autograd.profiler import profile
+from torch.profiler import ProfilerActivity, profile
 
 from recipes.benchmark.rows import Row, measured
 
@@ -14,8 +15,9 @@ OUTSIDE, OTHERS = "outside torch's operators", "others"
 
 def shares(of: str, run: Callable[[], object]) -> list[Row]:
     """Percent of the wall time that each of torch's operators takes itself; the rest is compiled loops and Python."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else it tells stderr that it begins and ends
     run()  # compiles, allocates, warms up
-    with profile(use_kineto=False) as profiler:  # kineto writes to stderr, and knows no more of a CPU
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
         started = time.perf_counter()
         run()
         wall = 1e6 * (time.perf_counter() - started)  # microseconds, as the profiler's

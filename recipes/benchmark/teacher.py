@@ -29,14 +29,16 @@ class Case(NamedTuple):
 
 @dataclass(frozen=True)
 class Sizes:
-    compiled: int  # samples of an utterance
+    compiled: dict[str, int]  # preset -> samples of an utterance
     slow: dict[Backend, int]
     batches: tuple[int, ...]
     repeats: int
 
 
-FULL = Sizes(compiled=4096, slow={Backend.naive: 20, Backend.cached: 200}, batches=(1, 8), repeats=3)
-QUICK = Sizes(compiled=8, slow={Backend.naive: 1, Backend.cached: 2}, batches=(1, 2), repeats=1)
+FULL = Sizes(
+    compiled={"small": 16384, "base": 4096}, slow={Backend.naive: 20, Backend.cached: 200}, batches=(1, 8), repeats=3
+)
+QUICK = Sizes(compiled={"tiny": 8}, slow={Backend.naive: 1, Backend.cached: 2}, batches=(1, 2), repeats=1)
 
 
 def teacher(preset: str, threads: int, quick: bool) -> list[Row]:
@@ -47,8 +49,10 @@ def teacher(preset: str, threads: int, quick: bool) -> list[Row]:
     """
     sizes = QUICK if quick else FULL
     model = random_teacher(preset)
-    cases = [Case(backend, Weights.exact, 1, samples) for backend, samples in sizes.slow.items()]
-    cases += [Case(Backend.numba, weights, batch, sizes.compiled) for weights in Weights for batch in sizes.batches]
+    cases = [Case(backend, Weights.exact, 1, few) for backend, few in sizes.slow.items()]
+    cases += [
+        Case(Backend.numba, weights, batch, sizes.compiled[preset]) for weights in Weights for batch in sizes.batches
+    ]
     contestants: dict[Case, Callable[[], object]] = {case: partial(_sample, model, case) for case in cases}
     rows = []
     for case, seconds in race(contestants, sizes.repeats, least=0.0).items():
@@ -80,4 +84,4 @@ def _matrix_bytes(model: WaveNet, weights: Weights) -> int:
 
 
 def presets(quick: bool) -> Sequence[str]:
-    return ["tiny"] if quick else ["small", "base"]
+    return list((QUICK if quick else FULL).compiled)

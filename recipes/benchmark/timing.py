@@ -23,12 +23,12 @@ def race(contestants: Mapping[Name, Callable[[], object]], repeats: int, least: 
     """Seconds a call, one figure a repetition. Contestants take turns, so that a drift of the machine meets them all.
 
     Args:
-        least: seconds that a repetition lasts; short calls are repeated within it.
+        least: seconds that a repetition lasts; short calls are repeated within it. 0: one call.
     """
     calls: dict[Name, int] = {}
     for name, run in contestants.items():
         run()  # compiles, allocates, warms up
-        calls[name] = max(1, math.ceil(least / max(seconds_of(run), 1e-6)))
+        calls[name] = max(1, math.ceil(least / max(seconds_of(run), 1e-6))) if least else 1
     seconds: dict[Name, list[float]] = {name: [] for name in contestants}
     for _ in range(repeats):
         for name, run in contestants.items():

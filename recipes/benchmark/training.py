@@ -47,7 +47,7 @@ class Sizes:
     teacher: str  # presets
     student: str
     frames: int  # of a crop, in the loss
-    crops: int  # of a repetition
+    crops: int  # of a repetition, a multiple of every batch
     cases: dict[str, list[Case]]
     repeats: int
 
@@ -61,7 +61,7 @@ FULL = Sizes(
         "teacher": [Case(dtype, batch) for dtype in (Precision.bfloat16, Precision.float32) for batch in (1, 2, 4)],
         "distillation": [*(Case(Precision.bfloat16, batch) for batch in (1, 2)), Case(Precision.float32, 1)],
     },
-    repeats=3,
+    repeats=4,
 )
 QUICK = Sizes(
     teacher="tiny",
@@ -80,25 +80,23 @@ def training(task: str, threads: int, quick: bool) -> list[Row]:
     components), in the whole context of both networks.
     """
     sizes = QUICK if quick else FULL
-    frames = sizes.frames
+    name = sizes.teacher if task == "teacher" else f"{sizes.student} from {sizes.teacher}"
     with synthetic_corpus() as corpus:
-        trainers, window, flops = {}, 0, 0
+        trainers, left, flops = {}, 0, 0
         for case in sizes.cases[task]:
             objective, left, flops = _objective(task, sizes)
-            window = frames + left
-            trainers[case] = _trainer(objective, corpus, CropsConfig(frames=frames, left_frames=left), case)
+            trainers[case] = _trainer(objective, corpus, CropsConfig(frames=sizes.frames, left_frames=left), case)
         runs: dict[Case, Callable[[], object]] = {
-            case: partial(_advance, trainer, max(1, sizes.crops // case.batch)) for case, trainer in trainers.items()
+            case: partial(_advance, trainer, sizes.crops // case.batch) for case, trainer in trainers.items()
         }
         rows = []
         for case, seconds in race(runs, sizes.repeats, least=0.0).items():
-            counted = max(1, sizes.crops // case.batch) * case.batch * frames * MEL.hop_length
-            context = (window - frames) * MEL.hop_length
-            labels = {"task": f"{task}, {_sizes(task, sizes)}", "dtype": case.dtype, "batch": case.batch}
+            counted = sizes.crops * sizes.frames * MEL.hop_length
+            labels = {"task": f"{task}, {name}", "dtype": case.dtype, "batch": case.batch}
             row = measured(GROUP, labels, "samples/s", [counted / one for one in seconds])
             row.limit = matrix_limit(case.dtype, threads)
-            row.reached = row.value * window / frames * flops / 1e9
-            row.figures["context (samples)"] = context
+            row.reached = row.value * (left + sizes.frames) / sizes.frames * flops / 1e9
+            row.figures["context (samples)"] = left * MEL.hop_length
             rows.append(row)
         first, trainer = next(iter(trainers.items()))
         return rows + shares(f"{task} step, {first.dtype}, batch of {first.batch}", partial(_advance, trainer, 1))
@@ -154,7 +152,3 @@ def _advance(trainer: Trainer, steps: int) -> None:
     trainer.config.steps = trainer.step + steps
     if not trainer.run():
         raise KeyboardInterrupt
-
-
-def _sizes(task: str, sizes: Sizes) -> str:
-    return sizes.teacher if task == "teacher" else f"{sizes.student} from {sizes.teacher}"

@@ -72,7 +72,7 @@ def test_a_job_in_a_process_of_its_own_computes_on_the_threads_asked_for_and_kno
 def test_limits_are_measured_on_one_thread_and_on_all() -> None:
     names = [row.labels["limit"] for row in limits(2, quick=True, when="before")]
     assert len(names) == 6
-    assert sum("1 threads" in name for name in names) == sum("2 threads" in name for name in names) == 3
+    assert sum("1 thread" in name for name in names) == sum("2 threads" in name for name in names) == 3
 
 
 @pytest.mark.slow
