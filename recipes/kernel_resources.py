@@ -65,8 +65,8 @@ def resources(name: str, launch: Any, capability: int) -> Resources:
         binary.write(compiled.asm["cubin"])
         binary.flush()
         usage = _cuobjdump("--dump-resource-usage", binary.name)
-        instructions = _cuobjdump("--dump-sass", binary.name)
-    registers, stack = (int(re.findall(rf"\b{field}:(\d+)", usage)[0]) for field in ("REG", "STACK"))
+        registers, stack = (int(re.findall(rf"\b{field}:(\d+)", usage)[0]) for field in ("REG", "STACK"))
+        instructions = _cuobjdump("--dump-sass", binary.name) if stack else ""  # without a stack nothing is spilled
     spills = len(re.findall(r"\b(?:STL|LDL)\b", instructions))
     return Resources(name, capability, launch.warps, registers, stack, spills, compiled.metadata.shared)
 
