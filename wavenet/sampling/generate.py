@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from enum import StrEnum
 from functools import partial
+from itertools import zip_longest
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from tqdm import tqdm
 
 from wavenet.model import WaveNet
 from wavenet.sampling import reference
+from wavenet.sampling.packing import Weights
 
 _CHUNK = 1024  # samples between two movements of the progress bar
 
@@ -35,6 +37,7 @@ def generate(
     seed: int = 0,
     length: int | None = None,
     backend: Backend = Backend.numba,
+    weights: Weights = Weights.exact,
     progress: bool = False,
 ) -> Tensor:
     """Samples waveforms at the network's level.
@@ -47,6 +50,7 @@ def generate(
         seed: used only where noise is None.
         length: T, in samples; by default that of the noise or of the mel, L hop.
         backend: how.
+        weights: how the numba backend keeps the matrices.
         progress: show a bar.
 
     Returns:
@@ -54,16 +58,18 @@ def generate(
 
     Raises:
         ValueError: mel, speaker and noise of different batch sizes; a mel of the wrong shape; no length, or one that
-            the mel or the noise does not cover; what the model is conditioned on is missing; an unknown speaker.
+            the mel or the noise does not cover; what the model is conditioned on is missing; an unknown speaker;
+            weights that the backend does not have.
     """
     weight = model.network.first.weight
     _check_shapes(model, mel, noise)
     batch = _batch_size(mel=mel, speaker=speaker, noise=noise)
     T = _length(model, mel, noise, length)
+    backend, weights = _choice(backend, weights)
     if noise is None:
         noise = torch.stack([model.distribution.noise(seed + b, 0, T) for b in range(batch)])
     noise = noise.to(weight.device)
-    advance = _sampler(model, _condition(model, mel, speaker), batch, Backend(backend))
+    advance = _sampler(model, _condition(model, mel, speaker), batch, backend, weights)
     pieces = []
     with tqdm(total=batch * T, unit="sample", unit_scale=True, disable=not progress) as bar:
         for start in range(0, T, _CHUNK):
@@ -79,6 +85,7 @@ def parameters(
     mel: Tensor | None = None,
     speaker: Tensor | None = None,
     backend: Backend = Backend.numba,
+    weights: Weights = Weights.exact,
 ) -> Tensor:
     """What `model(x, mel, speaker)` returns, (B, T, P), computed sample by sample: backends compared on one history.
 
@@ -90,8 +97,9 @@ def parameters(
     _check_shapes(model, mel, None)
     _batch_size(mel=mel, speaker=speaker, x=x)
     _length(model, mel, None, x.shape[1])
+    backend, weights = _choice(backend, weights)
     cond, batch = _condition(model, mel, speaker), x.shape[0]
-    match Backend(backend):
+    match backend:
         case Backend.naive:
             return reference.parameters_naively(model, cond, x)
         case Backend.cached:
@@ -100,11 +108,23 @@ def parameters(
         case Backend.numba:
             from wavenet.sampling import numba_backend
 
-            packed = numba_backend.pack(model, cond)
+            packed = numba_backend.pack(model, cond, weights)
             return numba_backend.parameters(packed, x, numba_backend.initial_state(packed, batch)).to(x.device)
 
 
-def _sampler(model: WaveNet, cond: Tensor | None, batch: int, backend: Backend) -> Callable[[Tensor], Tensor]:
+def _choice(backend: Backend, weights: Weights) -> tuple[Backend, Weights]:
+    backend, weights = Backend(backend), Weights(weights)
+    if weights is not Weights.exact and backend is not Backend.numba:
+        raise ValueError(
+            f"weights is {weights}, but the backend {backend} keeps them exact: use the backend {Backend.numba}, or "
+            f"weights {Weights.exact}"
+        )
+    return backend, weights
+
+
+def _sampler(
+    model: WaveNet, cond: Tensor | None, batch: int, backend: Backend, weights: Weights
+) -> Callable[[Tensor], Tensor]:
     """Noise (B, n, n_noise) of the next n samples -> these samples (B, n)."""
     match backend:
         case Backend.naive:
@@ -116,15 +136,18 @@ def _sampler(model: WaveNet, cond: Tensor | None, batch: int, backend: Backend) 
         case Backend.numba:
             from wavenet.sampling import numba_backend  # numba takes a second to import: only who uses it pays
 
-            packed = numba_backend.pack(model, cond)
+            packed = numba_backend.pack(model, cond, weights)
             return partial(numba_backend.sample, packed, state=numba_backend.initial_state(packed, batch))
 
 
 def _condition(model: WaveNet, mel: Tensor | None, speaker: Tensor | None) -> Tensor | None:
+    """Each utterance by itself, for the last bits of a matrix product depend on its number of rows."""
     weight = model.network.first.weight
-    return model.conditioner(
-        None if mel is None else mel.to(weight), None if speaker is None else speaker.to(weight.device)
-    )
+    mels = [] if mel is None else [one[None].to(weight) for one in mel]
+    speakers = [] if speaker is None else [one[None].to(weight.device) for one in speaker]
+    inputs = list(zip_longest(mels, speakers)) or [(None, None)]
+    conditions = [cond for pair in inputs if (cond := model.conditioner(*pair)) is not None]
+    return torch.cat(conditions) if conditions else None
 
 
 def _check_shapes(model: WaveNet, mel: Tensor | None, noise: Tensor | None) -> None:

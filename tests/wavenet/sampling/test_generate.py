@@ -9,6 +9,7 @@ from wavenet.distributions import OutputKind
 from wavenet.network import StackConfig
 from wavenet.sampling import numba_backend, reference
 from wavenet.sampling.generate import Backend, generate, parameters
+from wavenet.sampling.packing import Weights
 
 KINDS, BACKENDS = list(OutputKind), list(Backend)
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-11}
@@ -257,5 +258,23 @@ def test_packed_weights_are_contiguous_and_in_the_models_dtype(make_wavenet):
     for dtype in (np.float32, np.float64):
         model = make_wavenet(dtype=torch.float32 if dtype is np.float32 else torch.float64)
         packed = numba_backend.pack(model, model.conditioner(mel_like(2, 5, next(model.parameters()).dtype), None))
-        for array in (*packed.network, packed.frames, packed.output.levels):
+        arrays = [value for value in packed.network if isinstance(value, np.ndarray)]
+        for array in (*arrays, packed.frames, packed.output.levels):
             assert array.flags.c_contiguous and array.dtype in (dtype, np.int64)
+
+
+@pytest.mark.parametrize("run", [generate, parameters])
+@pytest.mark.parametrize("backend", [Backend.naive, Backend.cached])
+def test_a_backend_without_such_weights_says_so(make_wavenet, run, backend):
+    given = {"length": 4} if run is generate else {"x": torch.zeros(1, 4)}
+    with pytest.raises(
+        ValueError, match=f"bfloat16, but the backend {backend} keeps them exact: use the backend numba"
+    ):
+        run(make_wavenet(n_mels=0), **given, backend=backend, weights=Weights.bfloat16)
+
+
+def test_weights_in_bfloat16_go_with_float32(make_wavenet):
+    with pytest.raises(ValueError, match=r"the model is torch.float64, but weights in bfloat16 .*cast the model"):
+        generate(make_wavenet(n_mels=0), length=4, weights=Weights.bfloat16)
+    with pytest.raises(ValueError, match="'float16' is not a valid Weights"):
+        generate(make_wavenet(n_mels=0), length=4, weights="float16")

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from wavenet.kernels.reference import gated_activation
-from wavenet.sampling import numba_loop
+from wavenet.sampling import numba_loop, vectors
+from wavenet.sampling.packing import Weights, _matrix
 
 
 def test_the_rational_tanh_is_right_to_a_few_units_in_the_last_place():
@@ -17,22 +18,31 @@ def test_the_rational_tanh_is_right_to_a_few_units_in_the_last_place():
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 1e-6), (np.float64, 1e-15)])
 def test_the_compiled_gate_is_the_gate_up_to_saturation(dtype, tolerance):
-    pre = np.random.default_rng(0).normal(scale=30, size=2000).astype(dtype)
-    gated = np.empty(1000, dtype)
+    pre = np.random.default_rng(0).normal(scale=30, size=(3, 2000)).astype(dtype)
+    gated = np.empty((3, 1000), dtype)
     numba_loop._gate(pre, gated)
-    expected = gated_activation(torch.from_numpy(pre)[None, None], None, 1)[0, 0].numpy()
+    expected = gated_activation(torch.from_numpy(pre)[:, None], None, None, 1)[:, 0].numpy()
     assert np.abs(gated - expected).max() < tolerance
 
 
-@pytest.mark.parametrize("rows", [1, 3, 4, 5, 64])
-@pytest.mark.parametrize("columns", [1, 7, 16])
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_a_product_is_added(rows, columns, dtype):
+@pytest.mark.parametrize("columns", [32, 64, 96, 128, 160])
+@pytest.mark.parametrize("rows", [1, 3, 64])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_products_are_added_whatever_the_batch_bit_for_bit_as_alone(rows, columns, dtype):
     rng = np.random.default_rng(0)
-    x, weight, y = (rng.normal(size=size).astype(dtype) for size in (rows, (rows, columns), columns))
-    expected = y + x @ weight
-    numba_loop._add_product(x, weight, y)
-    np.testing.assert_allclose(y, expected, rtol=1e-4 if dtype is np.float32 else 1e-12, atol=1e-5)
+    sums = np.float64 if dtype is torch.float64 else np.float32
+    weight = torch.from_numpy(rng.normal(size=(3, rows, columns)).astype(sums))
+    matrix = _matrix(weight, Weights.bfloat16 if dtype is torch.bfloat16 else Weights.exact)
+    for count in (1, 2, 3, 4, 5, 8, 9):
+        x, start = (rng.normal(size=(count, width)).astype(sums) for width in (rows, columns))
+        y, alone = np.stack([start, start]), start.copy()
+        vectors.add_products(x, matrix, 2, y, start.size, count)
+        assert np.array_equal(y[0], start)
+        expected = start + x @ weight[2].to(dtype).to(weight.dtype).numpy()
+        np.testing.assert_allclose(y[1], expected, rtol=0, atol=1e-12 if sums is np.float64 else 2e-5)
+        for u in range(count):
+            vectors.add_products(x[u : u + 1], matrix, 2, alone[u : u + 1], 0, 1)
+        assert np.array_equal(alone, y[1])
 
 
 @pytest.mark.parametrize(("uniform", "chosen"), [(1e-16, 1), (0.2499, 1), (0.2501, 2), (0.7501, 4), (1 - 2.0**-53, 4)])
