@@ -75,12 +75,13 @@ def _sample(model: WaveNet, case: Case) -> None:
 
 
 def _matrix_bytes(model: WaveNet, weights: Weights) -> int:
-    """Of the matrices that a sample's computation reads."""
-    matrices = [model.network.hidden.weight, model.network.last.weight]
-    for block in model.network.blocks:
+    """Of the matrices that a sample's computation reads; the last one stays float32."""
+    network = model.network
+    matrices = [network.hidden.weight]
+    for block in network.blocks:
         matrices += [block.conv.weight, block.out.weight]
     itemsize = (torch.bfloat16 if weights is Weights.bfloat16 else torch.float32).itemsize
-    return itemsize * sum(matrix.numel() for matrix in matrices)
+    return itemsize * sum(matrix.numel() for matrix in matrices) + network.last.weight.nbytes
 
 
 def presets(quick: bool) -> Sequence[str]:
