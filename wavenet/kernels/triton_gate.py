@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from wavenet.kernels.triton_launch import Launch, check_dtype
-from wavenet.kernels.triton_tiles import Tiles, condition, gate, gate_grad, locate, store_sums
+from wavenet.kernels.triton_tiles import NUMBERS, Tiles, condition, gate, gate_grad, locate, store_sums
 
 TILE = 4096  # samples x channels of each half that a program computes
 MOST_ROWS, MOST_CHANNELS, WARPS = 64, 128, 8
@@ -111,15 +111,16 @@ def _launch(kernel: Any, tiles: Tiles, tensors: dict[str, Tensor | None]) -> Lau
     return Launch(
         kernel,
         (tiles.count, triton.cdiv(G, channels)),
-        {name: None if tensor is None else tensor.contiguous() for name, tensor in tensors.items()}
-        | {"L": tiles.L}
-        | tiles.arguments(),
+        {
+            **{name: None if tensor is None else tensor.contiguous() for name, tensor in tensors.items()},
+            **tiles.arguments(),
+        },
         {"G": G, "ROWS": tiles.rows, "CHANNELS": channels},
         warps=WARPS,
     )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=NUMBERS)
 def _forward_kernel(
     hidden, bias, frames, out, L, T, first, begin, hop, segments, pieces,
     G: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
@@ -138,7 +139,7 @@ def _forward_kernel(
     tl.store(out + row[:, None] * G + channel[None, :], tanh * sigmoid, mask=present)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=NUMBERS)
 def _backward_kernel(
     out_grad, hidden, bias, frames, hidden_grad, sums, L, T, first, begin, hop, segments, pieces,
     G: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,

@@ -10,7 +10,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.interpreter import InterpretedFunction
 
-ALIGNMENT = 16  # bytes of a pointer, or the divisor of a number, that Triton compiles special code for
+ALIGNMENT = 16  # bytes of a pointer that Triton compiles special code for
 
 _POINTERS = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16"}
 
@@ -20,7 +20,7 @@ class Launch:
     """A kernel with all that it is called with.
 
     Args:
-        kernel: a function under `triton.jit`.
+        kernel: a function under `triton.jit` that is specialised on none of its integers.
         grid: programs along each axis; with a 0 among them nothing runs.
         arguments: contiguous tensors (on the device `meta` where the launch is only compiled), integers, or None for a
             tensor that is absent.
@@ -57,7 +57,7 @@ class Launch:
         names = self.kernel.arg_names
         signature = {name: _type(values[name], name in self.constants) for name in names}
         absent = {name: values[name] for name in names if signature[name] == "constexpr"}
-        aligned = [(i,) for i, name in enumerate(names) if name not in absent and _is_aligned(values[name])]
+        aligned = [(i,) for i, name in enumerate(names) if isinstance(values[name], Tensor)]
         source = ASTSource(self.kernel, signature, absent, {i: [["tt.divisibility", ALIGNMENT]] for i in aligned})
         return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=self._options)
 
@@ -81,7 +81,3 @@ def _type(value: Tensor | int | None, constant: bool) -> str:
     if constant or value is None:
         return "constexpr"
     return _POINTERS[value.dtype] if isinstance(value, Tensor) else "i32"
-
-
-def _is_aligned(value: Tensor | int | None) -> bool:
-    return not isinstance(value, int) or value % ALIGNMENT == 0

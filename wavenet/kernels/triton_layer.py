@@ -175,6 +175,6 @@ _residual_layer.register_autograd(_grads, setup_context=_save)
 
 def _product_over_time(grad: Tensor, view: Tensor, weight: Tensor, dilation: int) -> Tensor:
     """The gradient, in float32, of a weight (M, K N) that makes `grad` (B, T, M) of `view` (B, T, N) at K taps."""
-    sums = grad.new_empty(parts(view), *weight.shape, dtype=torch.float32)
+    sums = grad.new_empty(parts(view, weight), *weight.shape, dtype=torch.float32)
     weight_grad(grad, view, sums, weight.dtype, dilation).run()
     return sums.sum(dim=0)

@@ -9,10 +9,10 @@ float32 as such, where the tensor cores would drop 13 of their bits.
 import triton
 import triton.language as tl
 
-from wavenet.kernels.triton_tiles import condition, gate, gate_grad, locate, store_sums
+from wavenet.kernels.triton_tiles import NUMBERS, condition, gate, gate_grad, locate, store_sums
 
 
-@triton.jit
+@triton.jit(do_not_specialize=[*NUMBERS, "dilation"])
 def forward_kernel(
     x, skips, weight, bias, frames, out_weight, out_bias, y, skips_out,
     L, T, first, begin, hop, segments, pieces, dilation,
@@ -33,7 +33,7 @@ def forward_kernel(
         _add_output(gated, out_weight, out_bias, skips, skips_out, row, inside, C, S, G, GATES, OUTS)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=[*NUMBERS, "dilation"])
 def pre_grad_kernel(
     y_grad, skips_grad, x, weight, bias, frames, out_weight, pre_grad, gated, frame_sums, out_sums,
     L, T, first, begin, hop, segments, pieces, dilation,
@@ -68,7 +68,7 @@ def pre_grad_kernel(
     store_sums(frame_sums + tile * (4 * G), gating_grad, right_weight, G + channel, exists, 2 * G)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T", "blocks", "dilation"])
 def input_grad_kernel(
     y_grad, pre_grad, weight, x_grad,
     T, blocks, dilation,
@@ -96,7 +96,7 @@ def input_grad_kernel(
     tl.store(x_grad + here, total, mask=present)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T", "blocks", "count", "dilation"])
 def weight_grad_kernel(
     grad, view, sums,
     T, blocks, count, dilation,

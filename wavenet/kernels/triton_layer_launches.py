@@ -9,7 +9,7 @@ from wavenet.kernels import triton_layer_kernels as kernels
 from wavenet.kernels.triton_launch import Launch
 from wavenet.kernels.triton_tiles import Tiles
 
-MOST_PARTS = 64  # of the samples, for the gradients of the weights
+PROGRAMS = 1024  # at most, for the gradient of a weight: several for each multiprocessor of any GPU
 BLOCK = 64  # samples of a step in the sums over time
 
 _OPERANDS = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
@@ -86,33 +86,42 @@ def input_grad(y_grad: Tensor, gate_grad: Tensor, weight: Tensor, x_grad: Tensor
     )
 
 
-def parts(view: Tensor) -> int:
-    """Over how many parts view (B, T, ..) is summed: as many as these sizes say, whatever the GPU."""
-    return triton.cdiv(_blocks(view), _share(view))
+def parts(view: Tensor, weight: Tensor) -> int:
+    """In how many sums over time the gradient of a weight (M, K N) that reads view (B, T, N) is taken.
+
+    As many as these sizes say, whatever the GPU.
+    """
+    return triton.cdiv(_blocks(view), _share(view, *weight.shape))
+
+
+def weight_grad(grad: Tensor, view: Tensor, sums: Tensor, operand: torch.dtype, dilation: int) -> Launch:
+    """Into sums (parts, M, K N), from grad (B, T, M) and view (B, T, N), with products of type `operand`."""
+    (_, T, N), (count, M, columns) = view.shape, sums.shape
+    numbers = {"T": T, "blocks": triton.cdiv(T, BLOCK), "count": _blocks(view), "dilation": dilation}
+    blocks = {"SHARE": _share(view, M, columns), "ROWS": BLOCK, "OUTS": _width(M), "INS": _width(N)}
+    return Launch(
+        kernels.weight_grad_kernel,
+        (triton.cdiv(M, _width(M)) * triton.cdiv(N, _width(N)), columns // N, count),
+        {"grad": grad, "view": view, "sums": sums} | numbers,
+        {"M": M, "N": N, "TAPS": columns // N, "OPERAND": _OPERANDS[operand]} | blocks,
+        warps=8 if operand is torch.float32 else 4,
+    )
 
 
 def _blocks(view: Tensor) -> int:
     return view.shape[0] * triton.cdiv(view.shape[1], BLOCK)
 
 
-def _share(view: Tensor) -> int:
-    """Blocks a part: a power of two, so that few kernels are compiled for many lengths."""
-    return triton.next_power_of_2(triton.cdiv(_blocks(view), MOST_PARTS))
+def _share(view: Tensor, rows: int, columns: int) -> int:
+    """Blocks of samples a part: a power of two, so that few kernels are compiled for many lengths."""
+    N = view.shape[2]
+    tiles = triton.cdiv(rows, _width(rows)) * triton.cdiv(N, _width(N)) * (columns // N)
+    return triton.next_power_of_2(triton.cdiv(_blocks(view), max(1, PROGRAMS // tiles)))
 
 
-def weight_grad(grad: Tensor, view: Tensor, sums: Tensor, operand: torch.dtype, dilation: int) -> Launch:
-    """Into sums (parts, M, K N), from grad (B, T, M) and view (B, T, N), with products of type `operand`."""
-    (_, T, N), (count, M, columns) = view.shape, sums.shape
-    outs, ins = min(_block(M), 64), min(_block(N), 64)
-    numbers = {"T": T, "blocks": triton.cdiv(T, BLOCK), "count": _blocks(view), "dilation": dilation}
-    blocks = {"SHARE": _share(view), "ROWS": BLOCK, "OUTS": outs, "INS": ins}
-    return Launch(
-        kernels.weight_grad_kernel,
-        (triton.cdiv(M, outs) * triton.cdiv(N, ins), columns // N, count),
-        {"grad": grad, "view": view, "sums": sums} | numbers,
-        {"M": M, "N": N, "TAPS": columns // N, "OPERAND": _OPERANDS[operand]} | blocks,
-        warps=8 if operand is torch.float32 else 4,
-    )
+def _width(channels: int) -> int:
+    """Channels of a tile of a weight's gradient, on either side."""
+    return min(_block(channels), 64)
 
 
 def _gated_launch(
@@ -133,7 +142,7 @@ def _gated_launch(
         kernel,
         (tiles.count,),
         {name: None if tensor is None else tensor.contiguous() for name, tensor in tensors.items()}
-        | {"L": tiles.L, "dilation": dilation}
+        | {"dilation": dilation}
         | tiles.arguments(),
         {"C": C, "G": G, "S": S, "TAPS": weight.shape[1] // C, "ROWS": tiles.rows} | blocks,
         warps=8,
@@ -170,7 +179,7 @@ def _launches(sizes: tuple[int, int, int], dtype: torch.dtype) -> dict[str, Laun
     before, after = forward_tiles(x, weight, frames, 256, 0), backward_tiles(x, weight, frames, 256, 0)
     frame_sums, out_sums, weight_sums = (
         x.new_empty(size, dtype=torch.float32)
-        for size in ((after.count, 2, 2 * G), (after.count, C + S), (MOST_PARTS, 2 * G, 3 * C))
+        for size in ((after.count, 2, 2 * G), (after.count, C + S), (parts(x, weight), *weight.shape))
     )
     return {
         "forward": forward(x, skips, weight, bias, frames, out_weight, out_bias, x, skips, 512, before),

@@ -15,6 +15,9 @@ from torch import Tensor
 
 CONSTANT_HOP = 256  # how a clip is cut where the condition is constant
 
+# `triton.jit` is told not to specialise kernels on them: it would compile one again for almost every length.
+NUMBERS = ["L", "T", "first", "begin", "hop", "segments", "pieces"]
+
 
 @dataclass(frozen=True)
 class Tiles:
@@ -58,16 +61,10 @@ class Tiles:
         return (self.hop + 1) // 2
 
     def arguments(self) -> dict[str, Tensor | int | None]:
-        """What `locate` needs: where the first segment begins is never after sample 0."""
+        """What `locate` and `condition` need: where the first segment begins is never after sample 0."""
         begin = self.first * self.hop - self._shift - self.offset
-        return {
-            "T": self.T,
-            "first": self.first,
-            "begin": begin,
-            "hop": self.hop,
-            "segments": self.segments,
-            "pieces": self.pieces,
-        }
+        numbers = (self.L, self.T, self.first, begin, self.hop, self.segments, self.pieces)
+        return dict(zip(NUMBERS, numbers, strict=True))
 
     def frames_grad(self, sums: Tensor) -> Tensor:
         """From every tile's two sums (count, 2, C), of the left and of the right frame: (B, L, C)."""
