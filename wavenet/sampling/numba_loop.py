@@ -3,6 +3,8 @@
 Letters as in packing.py, and U utterances. Arithmetic is that of the reference up to rounding, and the same for an
 utterance whatever else is computed beside it; a vector's own dtype is kept throughout, for float32 that slips into
 float64 halves the speed.
+
+numba's cache looks at this file alone: after a change in one of those that it is compiled from, touch it.
 """
 
 import math
@@ -11,7 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from numba import types
 
-from wavenet.sampling.packing import MOL, MULAW, PARTS, Array, PackedNetwork, PackedOutput
+from wavenet.sampling.numba_pieces import draw, embed, gate
+from wavenet.sampling.packing import PARTS, Array, PackedNetwork, PackedOutput
 from wavenet.sampling.vectors import Counters, add_products, compiled, observe, publish
 
 _LINE = 16  # counters between those of two threads, so that they do not share a line of the cache
@@ -95,21 +98,12 @@ def run(
     """
     scratch, N = _scratch(network, frames, shared.residual.shape[2]), network.dilations.shape[0]
     scratch.previous[:] = previous[first : first + scratch.previous.shape[0]]
-    other, late = (members - 1 - member) * _LINE, 0  # a team of one waits for itself
+    late = 0
     for i in range(x.shape[1]):
         moment = _moment(t + i, 1 + i * (N + 1), hop, frames.shape[1])
         _enter(network, output, scratch)
-        for part in range(member, PARTS, members):
-            _start(network.skip_bias, 0, shared.total, (t + i) % 2, part)
-        for layer in range(N):
-            _recall(network, t + i, layer, rings, first, scratch.inputs)
-            for part in range(member, PARTS, members):
-                _part(network, frames, moment, layer, part, first, scratch, shared, member)
-            late += _await(shared.steps, other, moment.step + layer)
-            _renew(network, t + i, layer, rings, first, scratch.inputs, shared.residual, member == 0)
-        publish(shared.steps, member * _LINE, moment.step + N)
-        late += _await(shared.steps, other, moment.step + N)
-        _head(network, shared.total, (t + i) % 2, scratch)
+        late += _layers(network, frames, moment, rings, first, scratch, shared, member, members)
+        _head(network, shared.total, moment.t % 2, scratch)
         _emit(output, noise, x, params, first, i, scratch, member == 0)
     return late
 
@@ -124,7 +118,7 @@ def _emit(
         if params.shape[1] and writes:
             params[first + u, i] = row
         if noise.shape[0]:
-            scratch.previous[u] = _draw(output, row, noise[first + u, i])
+            scratch.previous[u] = draw(output, row, noise[first + u, i])
             if writes:
                 x[first + u, i] = scratch.previous[u]
         else:
@@ -148,44 +142,57 @@ def _scratch(network: PackedNetwork, frames: Array, count: int) -> _Scratch:
 
 @compiled
 def _enter(network: PackedNetwork, output: PackedOutput, scratch: _Scratch) -> None:
-    """`OutputDistribution.embed` and the first layer: x[t - 1] -> the newest input of layer 0."""
+    """x[t - 1] -> the newest input of layer 0."""
     C = network.first_weight.shape[0]
     newest = scratch.inputs.shape[1] - C
     for u in range(scratch.previous.shape[0]):
-        embedded = scratch.previous[u] / output.unit
-        if output.kind == MULAW:
-            x = scratch.previous[u]
-            embedded = math.copysign(math.log1p(255.0 * abs(x)) / math.log1p(255.0), x)
+        embedded = network.first_weight.dtype.type(embed(output, scratch.previous[u]))
         for c in range(C):
             scratch.inputs[u, newest + c] = network.first_weight[c] * embedded + network.first_bias[c]
 
 
 @compiled
-def _part(
+def _layers(
     network: PackedNetwork,
     frames: Array,
     moment: _Moment,
-    layer: int,
-    part: int,
+    rings: Array,
     first: int,
     scratch: _Scratch,
     shared: Shared,
     member: int,
-) -> None:
-    """A part of a layer, from `scratch.inputs` to its shares of `residual` and `total`.
+    members: int,
+) -> int:
+    """The newest input of layer 0 -> that of the head, in `scratch.inputs` and `shared.total`; how often one was late.
 
-    No branch and no loop: numba then counts no references here, which would take an eighth of the time.
+    numba counts a reference wherever it takes an array out of a tuple, a fifth of the time if that were in the loop.
     """
-    matrix, count = layer * PARTS + part, scratch.gated.shape[0]
-    at = (layer % 2 * PARTS + part) * count * shared.residual.shape[3]
-    _interpolate(frames, moment, layer, part, first, scratch.pre)
-    add_products(scratch.inputs, network.taps, matrix, scratch.pre, 0, count)
-    _gate(scratch.pre, scratch.gated)
-    _start(network.residual_bias, layer, shared.residual, layer % 2, part)
-    add_products(scratch.gated, network.residual_weight, matrix, shared.residual, at, count)
-    publish(shared.steps, member * _LINE, moment.step + layer)
-    at = (moment.t % 2 * PARTS + part) * count * shared.total.shape[3]
-    add_products(scratch.gated, network.skip_weight, matrix, shared.total, at, count)
+    taps, residual_weight, skip_weight = network.taps, network.residual_weight, network.skip_weight
+    residual_bias, skip_bias = network.residual_bias, network.skip_bias
+    dilations, ring_starts, C = network.dilations, network.ring_starts, network.first_weight.shape[0]
+    inputs, pre, gated, U = scratch.inputs, scratch.pre, scratch.gated, scratch.gated.shape[0]
+    residual, total, steps = shared.residual, shared.total, shared.steps
+    other, step, late = (members - 1 - member) * _LINE, moment.step, 0  # a team of one waits for itself
+    for part in range(member, PARTS, members):
+        _start(skip_bias, 0, total, moment.t % 2, part)
+    for layer in range(dilations.shape[0]):
+        start, dilation = ring_starts[layer], dilations[layer]
+        _recall(rings, start, dilation, moment.t, first, inputs, C)
+        for part in range(member, PARTS, members):
+            matrix = layer * PARTS + part
+            _interpolate(frames, moment, layer, part, first, pre)
+            add_products(inputs, taps, matrix, pre, 0, U)
+            gate(pre, gated)
+            _start(residual_bias, layer, residual, layer % 2, part)
+            at = (layer % 2 * PARTS + part) * U * residual.shape[3]
+            add_products(gated, residual_weight, matrix, residual, at, U)
+            publish(steps, member * _LINE, step + layer)
+            at = (moment.t % 2 * PARTS + part) * U * total.shape[3]
+            add_products(gated, skip_weight, matrix, total, at, U)
+        late += _await(steps, other, step + layer)
+        _renew(rings, start, dilation, moment.t, first, inputs, C, residual, layer % 2, member == 0)
+    publish(steps, member * _LINE, step + dilations.shape[0])
+    return late + _await(steps, other, step + dilations.shape[0])
 
 
 @compiled
@@ -196,31 +203,38 @@ def _start(bias: Array, layer: int, y: Array, turn: int, part: int) -> None:
 
 
 @compiled
-def _recall(network: PackedNetwork, t: int, layer: int, rings: Array, first: int, inputs: Array) -> None:
-    """The past inputs of a layer out of its ring buffer."""
-    C, dilation, start = network.first_weight.shape[0], network.dilations[layer], network.ring_starts[layer]
-    taps = network.kernel - 1
+def _recall(rings: Array, start: int, dilation: int, t: int, first: int, inputs: Array, channels: int) -> None:
+    """The past inputs of a layer, out of its ring buffer."""
+    taps = inputs.shape[1] // channels - 1
     for k in range(taps):
         row = start + (t + k * dilation) % (taps * dilation)
         for u in range(inputs.shape[0]):
-            for c in range(C):
-                inputs[u, k * C + c] = rings[row, first + u, c]
+            for c in range(channels):
+                inputs[u, k * channels + c] = rings[row, first + u, c]
 
 
 @compiled
 def _renew(
-    network: PackedNetwork, t: int, layer: int, rings: Array, first: int, inputs: Array, residual: Array, writes: bool
+    rings: Array,
+    start: int,
+    dilation: int,
+    t: int,
+    first: int,
+    inputs: Array,
+    channels: int,
+    residual: Array,
+    turn: int,
+    writes: bool,
 ) -> None:
     """The layer's input goes into its ring buffer, by one member, for all have read the row; and becomes its output."""
-    C = network.first_weight.shape[0]
-    newest = inputs.shape[1] - C
-    row = network.ring_starts[layer] + t % ((network.kernel - 1) * network.dilations[layer])
+    newest = inputs.shape[1] - channels
+    row = start + t % (newest // channels * dilation)
     for u in range(inputs.shape[0]):
         if writes:
-            for c in range(C):
+            for c in range(channels):
                 rings[row, first + u, c] = inputs[u, newest + c]
-        for c in range(C):
-            inputs[u, newest + c] += residual[layer % 2, 0, u, c] + residual[layer % 2, 1, u, c]
+        for c in range(channels):
+            inputs[u, newest + c] += residual[turn, 0, u, c] + residual[turn, 1, u, c]
 
 
 @compiled
@@ -256,100 +270,25 @@ def _interpolate(frames: Array, moment: _Moment, layer: int, part: int, first: i
 @compiled
 def _head(network: PackedNetwork, shares: Array, turn: int, scratch: _Scratch) -> None:
     """The skip connections' sum, or the last layer's output -> the parameters."""
-    total, head, params = scratch.total, scratch.head, scratch.params
+    total, head, params, inputs = scratch.total, scratch.head, scratch.params, scratch.inputs
     U, C, S = total.shape[0], network.first_weight.shape[0], shares.shape[3]
-    newest, zero = scratch.inputs.shape[1] - C, total.dtype.type(0)
+    newest, zero = inputs.shape[1] - C, total.dtype.type(0)
     scale = total.dtype.type(1 / math.sqrt(network.dilations.shape[0]))
     for u in range(U):
         for c in range(0 if S else C):
-            total[u, c] = max(scratch.inputs[u, newest + c], zero)
+            total[u, c] = max(inputs[u, newest + c], zero)
         for s in range(S):
             total[u, s] = max((shares[turn, 0, u, s] + shares[turn, 1, u, s]) * scale, zero)
-    head[:], params[:] = 0, 0
-    add_products(total, network.hidden_weight, 0, head, 0, U)
+    _dense(total, network.hidden_weight, network.hidden_bias, head)
     for u in range(U):
         for h in range(head.shape[1]):
-            head[u, h] = max(head[u, h] + network.hidden_bias[h], zero)
-    add_products(head, network.last_weight, 0, params, 0, U)
-    for u in range(U):
-        for p in range(params.shape[1]):
-            params[u, p] += network.last_bias[p]
+            head[u, h] = max(head[u, h], zero)
+    _dense(head, network.last_weight, network.last_bias, params)
 
 
 @compiled
-def _gate(pre: Array, gated: Array) -> None:
-    """tanh(a) * sigmoid(b) of the two halves (a, b) of pre (U, 2 Q)."""
-    Q, half = gated.shape[1], np.float32(0.5)
-    for u in range(gated.shape[0]):
-        if gated.itemsize == 4:
-            for q in range(Q):
-                gated[u, q] = _tanh32(pre[u, q]) * (half + half * _tanh32(half * pre[u, Q + q]))
-        else:
-            for q in range(Q):
-                gated[u, q] = math.tanh(pre[u, q]) / (1 + math.exp(-pre[u, Q + q]))
-
-
-# Eigen's rational approximation, odd over even powers from the highest, right to a few units in the last place. A loop
-# over it vectorises; one over the C library's tanh and exp does not, and would take half of the time.
-_LIMIT = np.float32(7.90531110763549805)
-_ODD = tuple(
-    np.float32(a)
-    for a in (
-        -2.76076847742355e-16,
-        2.00018790482477e-13,
-        -8.60467152213735e-11,
-        5.12229709037114e-08,
-        1.48572235717979e-05,
-        6.37261928875436e-04,
-        4.89352455891786e-03,
-    )
-)
-_EVEN = tuple(
-    np.float32(b) for b in (1.19825839466702e-06, 1.18534705686654e-04, 2.26843463243900e-03, 4.89352518554385e-03)
-)
-
-
-@compiled
-def _tanh32(x: np.float32) -> np.float32:
-    x = min(max(x, -_LIMIT), _LIMIT)
-    square = x * x
-    odd = _ODD[0]
-    for a in _ODD[1:]:
-        odd = odd * square + a
-    even = _EVEN[0]
-    for b in _EVEN[1:]:
-        even = even * square + b
-    return x * odd / even
-
-
-@compiled
-def _draw(output: PackedOutput, params: Array, noise: Array) -> float:
-    """`OutputDistribution.sample`; overwrites the parameters of a categorical choice."""
-    if output.kind == MULAW:
-        return output.levels[_choose(params, noise[0])]
-    if output.kind == MOL:
-        K = params.shape[0] // 3
-        k = _choose(params[:K], noise[0])
-        scale = math.exp(max(params[2 * K + k], output.log_scale_floor))
-        x = output.unit * params[K + k] + scale * (math.log(noise[1]) - math.log1p(-noise[1]))
-        return min(max(np.rint(x * 32768.0), -32768.0), 32767.0) / 32768.0
-    return output.unit * params[0] + math.exp(max(params[1], output.log_scale_floor)) * noise[0]
-
-
-@compiled
-def _choose(logits: Array, uniform: float) -> int:
-    """The first class whose cumulative probability exceeds the uniform; overwrites the logits."""
-    K = logits.shape[0]
-    peak = logits[0]
-    for k in range(1, K):
-        peak = max(peak, logits[k])
-    total = 0.0
-    for k in range(K):
-        logits[k] = math.exp(logits[k] - peak)
-        total += logits[k]
-    cumulative = 0.0
-    for k in range(K - 1):
-        cumulative += logits[k]
-        if cumulative > uniform * total:
-            return k
-    return K - 1
+def _dense(x: Array, weight: Array, bias: Array, y: Array) -> None:
+    for u in range(y.shape[0]):
+        for o in range(y.shape[1]):
+            y[u, o] = bias[o]
+    add_products(x, weight, 0, y, 0, y.shape[0])

@@ -3,8 +3,6 @@
 Left to itself, numba vectorises a loop over outputs, but loads and stores every sum again and again, and it knows no
 bfloat16. Here a block of utterances times outputs stays in registers while the rows of a matrix pass by once, so that a
 weight is loaded once for up to four utterances. LLVM turns the vectors into those of the processor, whatever they are.
-
-numba's cache looks only at the file of the function that was called: after a change here, touch numba_loop.py too.
 """
 
 from collections.abc import Callable

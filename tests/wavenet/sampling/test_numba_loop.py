@@ -5,13 +5,13 @@ import pytest
 import torch
 
 from wavenet.kernels.reference import gated_activation
-from wavenet.sampling import numba_loop, vectors
+from wavenet.sampling import numba_pieces, vectors
 from wavenet.sampling.packing import Weights, _matrix
 
 
 def test_the_rational_tanh_is_right_to_a_few_units_in_the_last_place():
     x = np.linspace(-20, 20, 40_001, dtype=np.float32)
-    y = np.array([numba_loop._tanh32(value) for value in x])
+    y = np.array([numba_pieces.tanh32(value) for value in x])
     assert np.abs(y - np.tanh(x.astype(np.float64))).max() < 3e-7
     assert np.abs(y).max() <= 1
 
@@ -20,7 +20,7 @@ def test_the_rational_tanh_is_right_to_a_few_units_in_the_last_place():
 def test_the_compiled_gate_is_the_gate_up_to_saturation(dtype, tolerance):
     pre = np.random.default_rng(0).normal(scale=30, size=(3, 2000)).astype(dtype)
     gated = np.empty((3, 1000), dtype)
-    numba_loop._gate(pre, gated)
+    numba_pieces.gate(pre, gated)
     expected = gated_activation(torch.from_numpy(pre)[:, None], None, None, 1)[:, 0].numpy()
     assert np.abs(gated - expected).max() < tolerance
 
@@ -48,4 +48,4 @@ def test_products_are_added_whatever_the_batch_bit_for_bit_as_alone(rows, column
 @pytest.mark.parametrize(("uniform", "chosen"), [(1e-16, 1), (0.2499, 1), (0.2501, 2), (0.7501, 4), (1 - 2.0**-53, 4)])
 def test_the_choice_is_the_first_class_whose_cumulative_probability_exceeds_the_uniform(uniform, chosen):
     logits = np.log([1e-300, 0.25, 0.5, 1e-300, 0.25]) + 700  # large logits must not overflow
-    assert numba_loop._choose(logits, uniform) == chosen
+    assert numba_pieces.choose(logits, uniform) == chosen
