@@ -45,6 +45,7 @@ INLINE void block(int rows, int vecs, int half, const operands *o, long row, lon
     const word *b = o->b + column / LANES * o->b_block;
     for (long tap = 0; tap < o->taps; tap++) {
         const word *a = o->a[tap] + row * o->a_row;
+#pragma GCC unroll 4
         for (long w = 0; w < o->words; w++, a += o->a_word, b += o->b_word)
             for (int r = 0; r < rows; r++)
                 for (int v = 0; v < vecs; v++) sum[r][v] = dot(sum[r][v], a[r * o->a_row], b + v * o->b_block, half);
