@@ -62,8 +62,6 @@ def pre_grad_kernel(
     here = pre_grad + row[:, None] * (2 * G) + channel[None, :]
     tl.store(here, filtered_grad, mask=present)
     tl.store(here + G, gating_grad, mask=present)
-    filtered_grad = tl.where(present, filtered_grad, 0.0)
-    gating_grad = tl.where(present, gating_grad, 0.0)
     store_sums(frame_sums + tile * (4 * G), filtered_grad, right_weight, channel, exists, 2 * G)
     store_sums(frame_sums + tile * (4 * G), gating_grad, right_weight, G + channel, exists, 2 * G)
 
