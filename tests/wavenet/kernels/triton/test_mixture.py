@@ -121,6 +121,19 @@ def test_far_from_every_component_a_density_is_finite_and_still_pulls(x, device)
     assert value.isfinite() and slope.item() * (-1 if x > 0 else 1) > 8000
 
 
+def test_close_to_the_mean_of_a_wide_component_a_slope_keeps_its_digits(device):
+    inputs = [torch.tensor([[value]], device=device) for value in (0.0, 0.0, 8.0, 1e-3)]
+    ours, right = (
+        solved(function, inputs, dtype)
+        for function, dtype in (
+            (logistic_mixture_log_density, torch.float32),
+            (reference.logistic_mixture_log_density, torch.float64),
+        )
+    )
+    for slope, exact in zip((ours[2], ours[4]), (right[2], right[4]), strict=True):  # in the mean and in x
+        assert (slope / exact - 1).abs() < 1e-5
+
+
 @pytest.mark.parametrize("op", OPS)
 def test_a_component_of_no_weight_counts_for_nothing(op, device):
     inputs = problem(op, (3,), 4, 2, (-5.0, 0.0), device)
