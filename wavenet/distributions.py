@@ -208,8 +208,8 @@ class MixtureOfLogistics(OutputDistribution):
         return torch.where(x >= 1 - 2 * HALF_BIN, upper_tail, edged)
 
     def log_density(self, params: Tensor, x: Tensor) -> Tensor:
-        shape = torch.broadcast_shapes(params.shape[:-1], x.shape)
-        params, x = params.expand(*shape, -1), x.expand(shape)
+        x, _ = torch.broadcast_tensors(x, params[..., 0])
+        params = params.expand(*x.shape, self.n_params)
         return logistic_mixture_log_density(*self.components(params), x[..., None], HALF_BIN)[..., 0]
 
     def sample(self, params: Tensor, noise: Tensor) -> Tensor:
