@@ -208,7 +208,7 @@ class MixtureOfLogistics(OutputDistribution):
         return torch.where(x >= 1 - 2 * HALF_BIN, upper_tail, edged)
 
     def log_density(self, params: Tensor, x: Tensor) -> Tensor:
-        x, _ = torch.broadcast_tensors(x, params[..., 0])
+        x, _ = torch.broadcast_tensors(x, params[..., 0])  # type: ignore[no-untyped-call]
         params = params.expand(*x.shape, self.n_params)
         return logistic_mixture_log_density(*self.components(params), x[..., None], HALF_BIN)[..., 0]
 
