@@ -100,6 +100,8 @@ def _module(op: str, tensor: Tensor) -> ModuleType:
         return reference
     if tensor.device.type != ("cpu" if backend is Backend.native else "cuda"):
         raise ValueError(f"backend {backend} cannot compute on {tensor.device}: use another, or move the tensors")
+    if backend is Backend.native and tensor.dtype not in native.DTYPES:
+        raise ValueError(f"backend native computes float32 and bfloat16, not {tensor.dtype}: use backend reference")
     if backend is Backend.native and native.library() is None:
         raise ValueError("backend native needs a C compiler: install gcc, or use backend reference")
     return import_module(name)
@@ -114,7 +116,9 @@ def _check_frames(frames: Tensor | None, x: Tensor, width: int, hop: int, offset
     if frames is None:
         return
     B, T = x.shape[:2]
-    L = frames.shape[1]
+    L = frames.shape[1] if frames.dim() == 3 else 1
     _check("frames", frames, (B, L, width))
+    if L < 1 or hop < 1:
+        raise ValueError(f"{L} frames of hop {hop}: there must be one frame or more, of one sample or more")
     if L > 1 and not 0 <= offset <= offset + T <= L * hop:
         raise ValueError(f"samples {offset}..{offset + T} asked for, but {L} frames of hop {hop} span 0..{L * hop}")
