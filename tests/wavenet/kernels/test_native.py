@@ -126,19 +126,23 @@ def test_processes_build_at_once_into_one_place_and_later_ones_build_nothing(com
 
 
 @pytest.mark.parametrize(
-    ("level", "needs"),
+    ("level", "needs", "define"),
     [
-        ("x86-64", "sse2"),
-        ("x86-64-v3", "avx2 bmi2 f16c fma movbe"),
-        ("x86-64-v4", "avx512f avx512bw avx512dq avx512vl"),
+        ("x86-64", "sse2", ""),
+        ("x86-64-v3", "avx2 bmi2 f16c fma movbe", ""),
+        ("x86-64-v4", "avx512f avx512bw avx512dq avx512vl", ""),
+        ("native", "", "-DEMULATE_AMX"),
     ],
 )
-def test_every_processor_gets_the_references_numbers(level, needs, compiler, tmp_path):
-    """The least that x86-64 has, AVX2, and AVX-512 without bfloat16: the equality tests, built for each."""
+def test_every_processor_gets_the_references_numbers(level, needs, define, compiler, tmp_path):
+    """The least that x86-64 has, AVX2, AVX-512 without bfloat16, and matrix tiles: the equality tests, built for each.
+
+    Tiles are emulated where there are none, and the processor's own where it has them.
+    """
     has = set(re.findall(r"\w+", Path("/proc/cpuinfo").read_text())) if Path("/proc/cpuinfo").exists() else set()
     if not set(needs.split()) <= has:
         pytest.skip(f"this processor has not all of {needs}")
-    gcc = compiler(f'set -- "${{@/-march=native/-march={level}}}"; exec gcc "${{@/-O3/-O2}}"')
+    gcc = compiler(f'set -- "${{@/-march=native/-march={level}}}"; exec gcc {define} "${{@/-O3/-O2}}"')
     tests = [str(Path(__file__).with_name(f"test_{name}.py")) for name in ("cpu_gate", "cpu_layer", "mixture")]
     names = "(references or widths or taps or threads or saturation) and not any_mixture"  # no random search here
     alone = {"CC": gcc, "OMP_NUM_THREADS": "1"}  # threads that wait for each other take minutes on a busy machine
