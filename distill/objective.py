@@ -1,5 +1,6 @@
 """Probability density distillation: a frozen teacher scores what the student says (arXiv 1711.10433, sections 3, 4)."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -78,7 +79,7 @@ class DistillationObjective(Objective):
         report = self._score(sample, params, batch)
         x, real = sample.x[:, batch.left :], batch.wav[:, batch.left :]
         distance = (self.log_mel(x / self.gain) - self.log_mel(real / self.gain)).abs().mean()
-        bits = self.teacher.distribution.bits(params[:, batch.left :], x.clamp(-1, 1), self.gain).mean()
+        bits = self.teacher.distribution.bits(params, x.clamp(-1, 1), self.gain).mean()
         figures = {"loss": report.loss, **report.terms, "log_mel_l1": distance, "bits": bits}
         return {name: float(value) for name, value in figures.items()}
 
@@ -105,8 +106,15 @@ class DistillationObjective(Objective):
         return self.model(self.model.config.base.draw(batch.wav), batch.mel, batch.speaker, batch.margin)
 
     def _listen(self, sample: StudentSample, batch: Batch) -> Tensor:
-        """The teacher's parameters (B, T, P) at every sample, given the student's samples before it."""
-        return self.teacher(sample.x, batch.mel, batch.speaker, batch.margin)
+        """The teacher's parameters (B, T - left, P) at every sample that counts, given the student's before it.
+
+        Of the left context the teacher hears its receptive field, in whole frames; the rest is for the student alone.
+        """
+        hop = self.teacher.config.hop_length
+        start = max(0, batch.left // hop - math.ceil(self.teacher.receptive_field / hop))  # frames
+        mel = None if batch.mel is None else batch.mel[:, :, start:]
+        params = self.teacher(sample.x[:, start * hop :], mel, batch.speaker, batch.margin)
+        return params[:, batch.left - start * hop :]
 
     def _score(self, sample: StudentSample, params: Tensor | None, batch: Batch) -> LossReport:
         parts = []
@@ -121,7 +129,7 @@ class DistillationObjective(Objective):
     def _divergence(self, sample: StudentSample, params: Tensor, left: int) -> LossReport:
         """The KL and its two halves, nats a sample, and the regulariser of a Gaussian teacher."""
         config, distribution = self.losses.kl, self.teacher.distribution
-        params, loc, log_scale = params[:, left:], sample.loc[:, left:], sample.log_scale[:, left:]
+        loc, log_scale = sample.loc[:, left:], sample.log_scale[:, left:]
         one = kl_divergence(distribution, params, loc, log_scale, self.model.config.base, config.draws)
         terms = {"kl": one.kl.mean(), "cross_entropy": one.cross_entropy.mean(), "entropy": one.entropy.mean()}
         loss = terms["kl"]

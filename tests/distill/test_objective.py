@@ -66,7 +66,10 @@ def test_the_teacher_reads_the_students_samples_once_and_as_they_are(
     student, teacher, network = Ear(objective.model), Ear(objective.teacher), Ear(objective.teacher.network)
     objective(batch, 0)
     (x,) = teacher.heard
-    assert x is student.said[0].x  # neither clipped, nor rounded, nor detached
+    said = student.said[0].x
+    assert torch.equal(x, said[:, -x.shape[1] :])  # neither clipped nor rounded,
+    assert x.untyped_storage().data_ptr() == said.untyped_storage().data_ptr()  # nor copied,
+    assert torch.autograd.grad(x.sum(), said)[0].sum() == x.numel()  # nor detached
     assert x.abs().max() > 1 and x.requires_grad
     (read,) = network.heard
     loudest = x.abs() > 1
@@ -172,8 +175,11 @@ def test_divergence_counts_the_samples_after_the_left_context_alone(
     objective = make_objective(OutputKind.gaussian)
     student, teacher = Ear(objective.model), Ear(objective.teacher)
     terms = objective(batch, 0).terms
-    sample, params = student.said[0], teacher.said[0]
-    kl = kl_divergence(objective.teacher.distribution, params, sample.loc, sample.log_scale, Base.normal, 1).kl
+    sample, distribution = student.said[0], objective.teacher.distribution
+    assert teacher.heard[0].shape[1] < sample.x.shape[1]  # its receptive field, not the student's besides
+    with torch.no_grad():
+        params = objective.teacher(sample.x, batch.mel, batch.speaker, batch.margin)  # of the whole window
+    kl = kl_divergence(distribution, params, sample.loc, sample.log_scale, Base.normal, 1).kl
     torch.testing.assert_close(terms["kl"], kl[:, batch.left :].mean().detach())
 
 
