@@ -1,5 +1,7 @@
 """Clocks and scales: repetitions that take turns, and the memory of this process."""
 
+import ctypes
+import ctypes.util
 import math
 import resource
 import time
@@ -11,6 +13,7 @@ from typing import TypeVar
 import torch
 
 Name = TypeVar("Name")
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # parameters of mallopt(3)
 
 
 def seconds_of(run: Callable[[], object]) -> float:
@@ -37,6 +40,19 @@ def race(contestants: Mapping[Name, Callable[[], object]], repeats: int, least: 
                 run()
             seconds[name].append((time.perf_counter() - started) / calls[name])
     return seconds
+
+
+def keep_memory() -> None:
+    """From now on, memory that is freed stays with this process.
+
+    glibc gives large blocks back at once, so that every large output is paid for page by page, which takes longer than
+    many a kernel that fills it. Without glibc nothing happens.
+    """
+    library = ctypes.util.find_library("c")
+    mallopt = getattr(ctypes.CDLL(library), "mallopt", None) if library else None
+    if mallopt is not None:
+        mallopt(_MMAP_THRESHOLD, 2**30)
+        mallopt(_TRIM_THRESHOLD, 2**31 - 1)
 
 
 @contextmanager

@@ -24,7 +24,8 @@ static void tiles_begin(void) {
         uint16_t bytes[16];
         uint8_t rows[16];
     } shape = {.palette = 1};
-    for (int i = 0; i < 8; i++) shape.bytes[i] = 64, shape.rows[i] = 16;
+    for (int i = 0; i < 8; i++)
+        shape.bytes[i] = 64, shape.rows[i] = 16;
     _tile_loadconfig(&shape);
 }
 static void tiles_end(void) { _tile_release(); }
@@ -38,10 +39,12 @@ static int tiles_lent(void) { return 1; }
 static void tiles_begin(void) {}
 static void tiles_end(void) {}
 static void tile_load(int tile, const void *p, long stride) {
-    for (int r = 0; r < 16; r++) memcpy(tiles[tile][r], (const char *)p + r * stride, 64);
+    for (int r = 0; r < 16; r++)
+        memcpy(tiles[tile][r], (const char *)p + r * stride, 64);
 }
 static void tile_store(int tile, void *p, long stride) {
-    for (int r = 0; r < 16; r++) memcpy((char *)p + r * stride, tiles[tile][r], 64);
+    for (int r = 0; r < 16; r++)
+        memcpy((char *)p + r * stride, tiles[tile][r], 64);
 }
 static float half_of(uint32_t word, int upper) {
     uint32_t bits = upper ? word & 0xffff0000u : word << 16;

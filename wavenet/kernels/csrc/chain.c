@@ -11,12 +11,12 @@ enum { PANEL = 32, WIDEST = 256, OUTPUTS = LANES };
 
 /* The network of one flow, without skip connections, and the units of what it reads and says. */
 typedef struct {
-    long layers, channels, gate, taps; /* C; G, half the width of the pre-activation */
-    const long *dilations;             /* (layers) */
+    long layers, channels, gate, taps;      /* C; G, half the width of the pre-activation */
+    const long *dilations;                  /* (layers) */
     const float *first_weight, *first_bias; /* (C) */
-    const word *conv, *out;            /* packed, layer after layer */
-    const float *out_bias;             /* (layers, C) */
-    const word *hidden, *last;         /* packed; last in float32, (C -> 16), two columns in use */
+    const word *conv, *out;                 /* packed, layer after layer */
+    const float *out_bias;                  /* (layers, C) */
+    const word *hidden, *last;              /* packed; last in float32, (C -> 16), two columns in use */
     const float *hidden_bias, *last_bias;
     float reads, speaks;
     float *before;   /* the sample before the tile, in the flow's own input */
@@ -37,7 +37,14 @@ INLINE vec softplus(vec x) {
 }
 
 static operands panel_of(const word *a, long words, const word *b) {
-    return (operands){.a = {a}, .taps = 1, .words = words, .a_row = words, .a_word = 1, .b = b, .b_word = LANES, .b_block = words * LANES};
+    return (operands){.a = {a},
+                      .taps = 1,
+                      .words = words,
+                      .a_row = words,
+                      .a_word = 1,
+                      .b = b,
+                      .b_word = LANES,
+                      .b_block = words * LANES};
 }
 
 /* The network's way in: the sample before each, times a vector. */
@@ -46,12 +53,14 @@ static void enter(const flow *f, const float *x, long length, word *y, int half)
     for (long t = 0; t < length; t++) {
         vec past = splat((t ? x[t - 1] : *f->before) / f->reads);
         float *row = f->residual + t * C;
-        for (long c = 0; c < C; c += LANES) store(row + c, fma_(load(f->first_weight + c), past, load(f->first_bias + c)));
+        for (long c = 0; c < C; c += LANES)
+            store(row + c, fma_(load(f->first_weight + c), past, load(f->first_bias + c)));
         to_words(y + t * words_of(C, half), row, C, half);
     }
 }
 
-/* One layer for `rows` samples from `start`: the residual grows, and `y`, the next layer's input, is written if there is one. */
+/* One layer for `rows` samples from `start`: the residual grows, and `y`, the next layer's input, is written if there
+ * is one. */
 static void layer_rows(const flow *f, long i, const word *past, const condition *cond, long now, long start, long rows,
                        word *y, int half) {
     long C = f->channels, G = f->gate, words = words_of(C, half), gate_words = words_of(G, half);
@@ -59,7 +68,8 @@ static void layer_rows(const flow *f, long i, const word *past, const condition 
     word gated[PANEL * WIDEST];
     operands conv = {.taps = f->taps, .words = words, .a_row = words, .a_word = 1, .b_word = LANES};
     conv.b = f->conv + i * f->taps * words * 2 * G, conv.b_block = f->taps * words * LANES;
-    for (long tap = 0; tap < f->taps; tap++) conv.a[tap] = past + (start + tap * f->dilations[i]) * words;
+    for (long tap = 0; tap < f->taps; tap++)
+        conv.a[tap] = past + (start + tap * f->dilations[i]) * words;
     interpolate(cond, i * 2 * G, 2 * G, now + start, rows, pre);
     product(half, &conv, rows, 2 * G, pre, 2 * G);
     for (long r = 0; r < rows; r++) {
@@ -72,8 +82,10 @@ static void layer_rows(const flow *f, long i, const word *past, const condition 
     product(half, &mix, rows, C, out, C);
     for (long r = 0; r < rows; r++) {
         float *row = f->residual + (start + r) * C;
-        for (long c = 0; c < C; c += LANES) store(row + c, load(row + c) + load(out + r * C + c));
-        if (y) to_words(y + (start + r) * words, row, C, half);
+        for (long c = 0; c < C; c += LANES)
+            store(row + c, load(row + c) + load(out + r * C + c));
+        if (y)
+            to_words(y + (start + r) * words, row, C, half);
     }
 }
 
@@ -83,20 +95,26 @@ static void leave(const flow *f, float *x, long start, long rows, int half) {
     float row[WIDEST], hidden[PANEL * WIDEST], last[PANEL * OUTPUTS], m[PANEL], s[PANEL];
     word in[PANEL * WIDEST];
     for (long r = 0; r < rows; r++) {
-        for (long c = 0; c < C; c += LANES) store(row + c, max_(load(f->residual + (start + r) * C + c), splat(0)));
+        for (long c = 0; c < C; c += LANES)
+            store(row + c, max_(load(f->residual + (start + r) * C + c), splat(0)));
         to_words(in + r * words_of(C, half), row, C, half);
         memcpy(hidden + r * C, f->hidden_bias, C * sizeof *hidden);
         memcpy(last + r * OUTPUTS, f->last_bias, sizeof row[0] * OUTPUTS);
     }
     operands mix = panel_of(in, words_of(C, half), f->hidden);
     product(half, &mix, rows, C, hidden, C);
-    for (long i = 0; i < rows * C; i += LANES) store(hidden + i, max_(load(hidden + i), splat(0)));
+    for (long i = 0; i < rows * C; i += LANES)
+        store(hidden + i, max_(load(hidden + i), splat(0)));
     operands end = panel_of((const word *)hidden, C, f->last);
     product(0, &end, rows, OUTPUTS, last, OUTPUTS);
-    for (long r = 0; r < rows; r++) m[r] = last[r * OUTPUTS], s[r] = last[r * OUTPUTS + 1];
-    for (long r = rows; r < PANEL; r++) s[r] = 0;
-    for (long r = 0; r < rows; r += LANES) store(s + r, softplus(load(s + r)));
-    for (long r = 0; r < rows; r++) x[start + r] = x[start + r] * s[r] + f->speaks * m[r];
+    for (long r = 0; r < rows; r++)
+        m[r] = last[r * OUTPUTS], s[r] = last[r * OUTPUTS + 1];
+    for (long r = rows; r < PANEL; r++)
+        s[r] = 0;
+    for (long r = 0; r < rows; r += LANES)
+        store(s + r, softplus(load(s + r)));
+    for (long r = 0; r < rows; r++)
+        x[start + r] = x[start + r] * s[r] + f->speaks * m[r];
 }
 
 /* One flow over a tile x (length), in place; `now` is its first sample's place in the condition. */
@@ -113,21 +131,15 @@ static void flow_tile(const flow *f, const condition *cond, float *x, long now, 
             layer_rows(f, i, past, cond, now, at, length - at < PANEL ? length - at : PANEL, y, half);
         memmove(past, past + length * words, reach * words * sizeof *past); /* what the next tile needs */
     }
-    for (long at = 0; at < length; at += PANEL) leave(f, x, at, length - at < PANEL ? length - at : PANEL, half);
+    for (long at = 0; at < length; at += PANEL)
+        leave(f, x, at, length - at < PANEL ? length - at : PANEL, half);
     *f->before = last;
 }
 
-/* Words of `past` that flows of such layers need. */
-long past_words(long layers, long channels, long taps, const long *dilations, long tile, long half) {
-    long rows = 0;
-    for (long i = 0; i < layers; i++) rows += (taps - 1) * dilations[i] + tile;
-    return rows * words_of(channels, half);
-}
-
-/* The next `length` samples: z (length) becomes x. `frames` holds, for every flow, a (count, layers 2G) matrix; sample 0
-   lies at `offset` of its first frame. */
-void chain_run(const flow *flows, long count, const float *const *frames, long frame_count, long hop, long offset, float *x,
-               long length, long tile, long half, long threads) {
+/* The next `length` samples: z (length) becomes x. `frames` holds, for every flow, a (count, layers 2G) matrix; sample
+   0 lies at `offset` of its first frame. */
+void chain_run(const flow *flows, long count, const float *const *frames, long frame_count, long hop, long offset,
+               float *x, long length, long tile, long half, long threads) {
 #pragma omp parallel num_threads(threads)
 #pragma omp single
     for (long start = 0; start < length; start += tile)
@@ -136,7 +148,8 @@ void chain_run(const flow *flows, long count, const float *const *frames, long f
         {
             condition cond = {frames[i], frame_count, flows[i].layers * 2 * flows[i].gate, hop};
             products_begin();
-            flow_tile(flows + i, &cond, x + start, offset + start, length - start < tile ? length - start : tile, tile, half);
+            flow_tile(flows + i, &cond, x + start, offset + start, length - start < tile ? length - start : tile, tile,
+                      half);
             products_end();
         }
 }

@@ -10,17 +10,6 @@ typedef struct {
 
 enum { ROWS = 16 }; /* samples that share the loads of the two frames around them */
 
-INLINE vec get(const void *p, long i, int half) {
-    return half ? load_bf16((const bf16 *)p + i) : load((const float *)p + i);
-}
-
-INLINE void put(void *p, long i, vec x, int half) {
-    if (half)
-        store_bf16((bf16 *)p + i, x);
-    else
-        store((float *)p + i, x);
-}
-
 /* Sixteen channels of the frames around a unit, and of the line between them. */
 typedef struct {
     vec left, slope;
@@ -41,8 +30,8 @@ INLINE void forward_rows(const condition *c, long segment, long G, const void *h
         for (long r = 0; r < rows; r++) {
             long at = (start + r) * 2 * G + g;
             vec w = splat(weight[r]);
-            vec y = gate(on(a, w, get(hidden, at, half)), on(b, w, get(hidden, at + G, half)), half);
-            put(gated, (start + r) * G + g, y, half);
+            vec y = gate(on(a, w, load_number(hidden, at, half)), on(b, w, load_number(hidden, at + G, half)), half);
+            store_number(gated, (start + r) * G + g, y, half);
         }
     }
 }
@@ -55,11 +44,12 @@ INLINE void backward_rows(const condition *c, long segment, long G, const void *
         vec zero = splat(0.0f), one = splat(1.0f), sum_a = zero, sum_b = zero, right_a = zero, right_b = zero;
         for (long r = 0; r < rows; r++) {
             long at = (start + r) * 2 * G + g;
-            vec w = splat(weight[r]), d = get(gated_grad, (start + r) * G + g, half);
-            gate_parts p = gate_split(on(a, w, get(hidden, at, half)), on(b, w, get(hidden, at + G, half)));
+            vec w = splat(weight[r]), d = load_number(gated_grad, (start + r) * G + g, half);
+            gate_parts p =
+                gate_split(on(a, w, load_number(hidden, at, half)), on(b, w, load_number(hidden, at + G, half)));
             vec a_grad = d * p.sigmoid * (one - p.tanh * p.tanh), b_grad = d * p.tanh * p.sigmoid * (one - p.sigmoid);
-            put(hidden_grad, at, a_grad, half);
-            put(hidden_grad, at + G, b_grad, half);
+            store_number(hidden_grad, at, a_grad, half);
+            store_number(hidden_grad, at + G, b_grad, half);
             sum_a += a_grad, sum_b += b_grad;
             right_a = fma_(a_grad, w, right_a), right_b = fma_(b_grad, w, right_b);
         }
@@ -72,7 +62,8 @@ INLINE void backward_rows(const condition *c, long segment, long G, const void *
 /* The weights of samples t..t + rows of one unit. */
 INLINE void weights_of(const condition *c, long t, long rows, float *weight) {
     float first = weight_of(c, t), step = 1.0f / c->hop;
-    for (long r = 0; r < rows; r++) weight[r] = first + r * step;
+    for (long r = 0; r < rows; r++)
+        weight[r] = first + r * step;
 }
 
 /* Not inlined, for gcc runs out of registers inside of a parallel loop. */

@@ -1,18 +1,14 @@
-/* One gated residual layer over whole clips, computed panel by panel: a panel's operands, pre-activations and gated values
-   stay in the cache between the products. Letters as in `reference.residual_layer`. */
+/* One gated residual layer over whole clips, computed panel by panel: a panel's operands, pre-activations and gated
+   values stay in the cache between the products. Letters as in `reference.residual_layer`. */
 #pragma once
 #include "product.h"
 #include "units.h"
 
 typedef struct {
     long batch, length, residual, gate, skip, taps, dilation; /* gate: G, half the width of the pre-activation */
-    long frames, hop, offset;                                  /* of the condition; its bias is added already */
-    long half, threads;                                        /* half: products of bfloat16, sums of float */
+    long frames, hop, offset;                                 /* of the condition; its bias is added already */
+    long half, threads;                                       /* half: products of bfloat16, sums of float */
 } layer;
-
-INLINE vec read_number(const void *p, long i, int half) {
-    return half ? load_bf16((const bf16 *)p + i) : load((const float *)p + i);
-}
 
 /* Rows start..start + rows of x, every tap's view of them, as operands (taps, rows, residual). Before 0, x is zero. */
 INLINE void gather_taps(const layer *l, const float *x, long start, long rows, word *y) {
@@ -26,4 +22,3 @@ INLINE void gather_taps(const layer *l, const float *x, long start, long rows, w
                 to_words(y, x + t * C, C, l->half);
         }
 }
-

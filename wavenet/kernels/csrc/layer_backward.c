@@ -10,7 +10,8 @@ typedef struct {
 } weight_sums;
 
 static weight_sums sums_of(const layer *l, float *sums, long thread) {
-    if (!sums) return (weight_sums){0};
+    if (!sums)
+        return (weight_sums){0};
     long conv = 2 * l->gate * l->taps * l->residual, outs = l->residual + l->skip;
     float *mine = sums + thread * (conv + outs * l->gate + outs);
     return (weight_sums){mine, mine + conv, mine + conv + outs * l->gate};
@@ -26,9 +27,11 @@ static long along_rows(word *y, const word *x, long rows, long n, int half) {
         const bf16 *low = (const bf16 *)x + r * n, *high = low + n;
         word *pair = y + r / 2 * n;
         if (r + 1 < rows)
-            for (long i = 0; i < n; i++) pair[i] = low[i] | (word)high[i] << 16;
+            for (long i = 0; i < n; i++)
+                pair[i] = low[i] | (word)high[i] << 16;
         else
-            for (long i = 0; i < n; i++) pair[i] = low[i];
+            for (long i = 0; i < n; i++)
+                pair[i] = low[i];
     }
     return (rows + 1) / 2;
 }
@@ -41,8 +44,8 @@ static void add_outer(int half, const word *a, long m, const word *b, long n, lo
 
 /* The gradients that reach a panel's output, side by side as operands (rows, C + S); their sum over time, if asked
    for. */
-static void gather_gradients(const layer *l, const float *y_grad, const float *skips_grad, long start, long rows, word *y,
-                             float *sum) {
+static void gather_gradients(const layer *l, const float *y_grad, const float *skips_grad, long start, long rows,
+                             word *y, float *sum) {
     long C = l->residual, S = l->skip;
     float row[2 * WIDEST];
     for (long r = 0; r < rows; r++, y += words_of(C + S, l->half)) {
@@ -50,8 +53,10 @@ static void gather_gradients(const layer *l, const float *y_grad, const float *s
             memcpy(row, y_grad + (start + r) * C, C * sizeof *row);
         else
             memset(row, 0, C * sizeof *row);
-        if (S) memcpy(row + C, skips_grad + (start + r) * S, S * sizeof *row);
-        for (long i = 0; sum && i < C + S; i += LANES) store(sum + i, load(sum + i) + load(row + i));
+        if (S)
+            memcpy(row + C, skips_grad + (start + r) * S, S * sizeof *row);
+        for (long i = 0; sum && i < C + S; i += LANES)
+            store(sum + i, load(sum + i) + load(row + i));
         to_words(y, row, C + S, l->half);
     }
 }
@@ -60,7 +65,7 @@ static void gather_gradients(const layer *l, const float *y_grad, const float *s
 static void gate_backward(const layer *l, const float *gated_grad, const word *pre, float *pre_grad, float *gated) {
     long G = l->gate;
     for (long g = 0; g < G; g += LANES) {
-        gate_parts p = gate_split(read_number(pre, g, l->half), read_number(pre, G + g, l->half));
+        gate_parts p = gate_split(load_number(pre, g, l->half), load_number(pre, G + g, l->half));
         vec d = load(gated_grad + g), one = splat(1.0f), product = p.tanh * p.sigmoid;
         store(gated + g, product);
         store(pre_grad + g, d * p.sigmoid * (one - p.tanh * p.tanh));
@@ -69,15 +74,16 @@ static void gate_backward(const layer *l, const float *gated_grad, const word *p
 }
 
 static void backward_panel(const layer *l, const float *x, const float *y_grad, const float *skips_grad,
-                           const word *out_weight, const word *pre, long start, long rows, word *pre_grad, float *around,
-                           const condition *cond, weight_sums sums) {
+                           const word *out_weight, const word *pre, long start, long rows, word *pre_grad,
+                           float *around, const condition *cond, weight_sums sums) {
     long C = l->residual, G = l->gate, outs = C + l->skip, W = 2 * G, pre_words = words_of(W, l->half);
     word ends[PANEL * 2 * WIDEST], gated[PANEL * WIDEST], taps[MOST_TAPS * PANEL * WIDEST];
     word a[PANEL * 2 * WIDEST], b[PANEL * WIDEST];
     float gated_grad[PANEL * WIDEST], row[2 * WIDEST], one[WIDEST];
     gather_gradients(l, y_grad, skips_grad, start, rows, ends, sums.out_bias);
     memset(gated_grad, 0, rows * G * sizeof *gated_grad);
-    operands back = {.a = {ends}, .taps = 1, .words = words_of(outs, l->half), .a_row = words_of(outs, l->half), .a_word = 1};
+    operands back = {
+        .a = {ends}, .taps = 1, .words = words_of(outs, l->half), .a_row = words_of(outs, l->half), .a_word = 1};
     back.b = out_weight, back.b_word = LANES, back.b_block = back.words * LANES;
     product(l->half, &back, rows, G, gated_grad, G);
     for (long r = 0; r < rows; r++) {
@@ -91,7 +97,8 @@ static void backward_panel(const layer *l, const float *x, const float *y_grad, 
             store(around + W + i, load(around + W + i) + right);
         }
     }
-    if (!sums.weight) return;
+    if (!sums.weight)
+        return;
     long words = along_rows(a, ends, rows, outs, l->half);
     along_rows(b, gated, rows, G, l->half);
     add_outer(l->half, a, outs, b, G, words, sums.out_weight, G);
@@ -118,9 +125,9 @@ static void input_panel(const layer *l, const float *y_grad, const word *weight,
     product(l->half, &o, rows, C, x_grad + start * C, C);
 }
 
-/* x (B, T, C), y_grad (B, T, C) or NULL, skips_grad (B, T, S), weight (taps, 2G -> C) and out_weight (C + S -> G) packed,
-   pre (B, T, 2G); pre_grad (B, T + reach, 2G), around (units, 2, 2G) and sums (threads, ..) are scratch, the last two zero;
-   without sums (NULL) the weights get no gradient
+/* x (B, T, C), y_grad (B, T, C) or NULL, skips_grad (B, T, S), weight (taps, 2G -> C) and out_weight (C + S -> G)
+   packed, pre (B, T, 2G); pre_grad (B, T + reach, 2G), around (units, 2, 2G) and sums (threads, ..) are scratch, the
+   last two zero; without sums (NULL) the weights get no gradient
    -> x_grad (B, T, C), frames_grad (B, L, 2G). */
 void layer_backward(const layer *l, const float *x, const float *y_grad, const float *skips_grad, const word *weight,
                     const word *out_weight, const float *frames, const word *pre, word *pre_grad, float *around,

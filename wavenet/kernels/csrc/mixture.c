@@ -17,11 +17,11 @@
 enum { MOST = 40 };
 
 typedef struct {
-    vec mean, rate;     /* rate = log2(e) / s */
-    vec decay, excess;  /* q; what h / s has above MOST, times log2(e) */
-    vec weight, power;  /* weight 2^power = share (1 - q^2) / 2h */
-    vec share;          /* softmax of the logits */
-    vec edge, narrow;   /* q h / s; (2h / s) / (e^(2h / s) - 1) */
+    vec mean, rate;    /* rate = log2(e) / s */
+    vec decay, excess; /* q; what h / s has above MOST, times log2(e) */
+    vec weight, power; /* weight 2^power = share (1 - q^2) / 2h */
+    vec share;         /* softmax of the logits */
+    vec edge, narrow;  /* q h / s; (2h / s) / (e^(2h / s) - 1) */
 } component;
 
 /* A component's share of the density at x, mantissa 2^power, and the slopes of its logarithm. */
@@ -50,14 +50,16 @@ INLINE long rows_from(const shape *s, long r) { return s->rows - r < LANES ? s->
 /* A column of `rows` rows, one a lane; the lanes after the last repeat it. */
 INLINE vec gather(const float *x, long stride, long rows) {
     float lanes[LANES];
-    for (long i = 0; i < LANES; i++) lanes[i] = x[(i < rows ? i : rows - 1) * stride];
+    for (long i = 0; i < LANES; i++)
+        lanes[i] = x[(i < rows ? i : rows - 1) * stride];
     return load(lanes);
 }
 
 INLINE void scatter(float *y, long stride, long rows, vec x) {
     float lanes[LANES];
     store(lanes, x);
-    for (long i = 0; i < rows; i++) y[i * stride] = lanes[i];
+    for (long i = 0; i < rows; i++)
+        y[i * stride] = lanes[i];
 }
 
 /* The components of the mixtures from row r on. */
@@ -65,7 +67,8 @@ static void prepare(component *c, const shape *s, const float *const *in, long r
     long K = s->K, rows = rows_from(s, r);
     const float *logits = in[LOGITS] + r * K, *means = in[MEANS] + r * K, *log_scales = in[LOG_SCALES] + r * K;
     vec one = splat(1.0f), top = gather(logits, K, rows), total = splat(0.0f);
-    for (long k = 1; k < K; k++) top = max_(top, gather(logits + k, K, rows));
+    for (long k = 1; k < K; k++)
+        top = max_(top, gather(logits + k, K, rows));
     for (long k = 0; k < K; k++) {
         vec logit = (gather(logits + k, K, rows) - top) * splat(LOG2E), rate = exp_(-gather(log_scales + k, K, rows));
         vec reach = rate * splat(s->half_bin), most = min_(splat(MOST), reach);
@@ -99,7 +102,8 @@ INLINE vec terms(term *t, const component *c, long K, vec x, int slopes) {
         t[k].mantissa = c[k].weight * (one + over) * inverse;
         t[k].power = c[k].power - whole;
         top = k ? max_(top, t[k].power) : t[k].power;
-        if (!slopes) continue;
+        if (!slopes)
+            continue;
         vec less = fma_(-over, power, one - power); /* 1 - e, to the last bits where e is almost 1 */
         vec pull = q * less * (one + e) * inverse;
         t[k].pull = copysign_(pull, centred);
@@ -111,7 +115,8 @@ INLINE vec terms(term *t, const component *c, long K, vec x, int slopes) {
 /* Log density; density gets 2^-top times what it is the logarithm of. */
 INLINE vec log_density(const term *t, long K, vec top, vec *density) {
     vec sum = splat(0.0f);
-    for (long k = 0; k < K; k++) sum = sum + scale2(t[k].mantissa, t[k].power - top);
+    for (long k = 0; k < K; k++)
+        sum = sum + scale2(t[k].mantissa, t[k].power - top);
     *density = sum;
     return fma_(top, splat(LN2), log_(sum));
 }
@@ -180,13 +185,15 @@ INLINE void entropy_rows(const shape *s, const float *const *in, float *value, f
         vec u = gather(in[DRAWS] + r * N + n, N, rows), centred = scale * log_(u / (one - u));
         vec density, top = terms(t, c, K, loc + centred, slopes);
         total = total + log_density(t, K, top, &density);
-        if (!slopes) continue;
+        if (!slopes)
+            continue;
         vec x = add_slopes(sum, c, t, K, top, each / density);
         loc_slope = loc_slope + x;
         scale_slope = fma_(x, centred, scale_slope);
     }
     scatter(value + r, 1, rows, total * each);
-    if (!slopes) return;
+    if (!slopes)
+        return;
     write_slopes(out, s, r, sum, c, -one);
     scatter(out[LOC] + r, 1, rows, loc_slope);
     scatter(out[LOG_SCALE] + r, 1, rows, scale_slope);
@@ -195,13 +202,15 @@ INLINE void entropy_rows(const shape *s, const float *const *in, float *value, f
 /* out (rows, N): the log density at in[X] (rows, N). */
 void mixture_log_density(const shape *s, const float *const *in, float *out) {
 #pragma omp parallel for num_threads(s->threads) schedule(static)
-    for (long r = 0; r < s->rows; r += LANES) density_rows(s, in, out, r);
+    for (long r = 0; r < s->rows; r += LANES)
+        density_rows(s, in, out, r);
 }
 
 /* out: the gradients of all inputs, from that of the log density, up (rows, N). */
 void mixture_log_density_backward(const shape *s, const float *const *in, const float *up, float *const *out) {
 #pragma omp parallel for num_threads(s->threads) schedule(static)
-    for (long r = 0; r < s->rows; r += LANES) density_rows_backward(s, in, up, out, r);
+    for (long r = 0; r < s->rows; r += LANES)
+        density_rows_backward(s, in, up, out, r);
 }
 
 /* value (rows,): the mean of -log density at loc + exp(log_scale) logit(u), u = in[DRAWS] (rows, N). out, unless null:

@@ -8,7 +8,8 @@ INLINE bf16 to_bf16(float x) { /* to nearest even */
 }
 
 /* Matrices w (taps, k, n), with these strides, in floats. */
-void pack(word *y, const float *w, long taps, long k, long n, long tap_stride, long k_stride, long n_stride, long half) {
+void pack(word *y, const float *w, long taps, long k, long n, long tap_stride, long k_stride, long n_stride,
+          long half) {
     for (long block = 0; block < n; block += LANES)
         for (long tap = 0; tap < taps; tap++)
             for (long i = 0; i < k; i += half ? 2 : 1)

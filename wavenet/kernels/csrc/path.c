@@ -4,11 +4,13 @@
 /* half: of bfloat16 operands, else of floats. */
 const char *kernel_path(long half) {
 #if AMX
-    if (half && tiles_lent()) return "AMX";
+    if (half && tiles_lent())
+        return "AMX";
 #endif
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
 #ifdef __AVX512BF16__
-    if (half) return "AVX-512 bf16";
+    if (half)
+        return "AVX-512 bf16";
 #endif
     return "AVX-512";
 #elif defined(__AVX2__)

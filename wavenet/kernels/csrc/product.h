@@ -1,7 +1,7 @@
 /* The one matrix product that forward, backward and weight gradients share: c[r][n] += sum_k a[r][k] b[k][n].
 
-   The reduction runs over 32-bit words: one float, or two neighbouring bfloat16 that one instruction multiplies and adds
-   in float. A word of `a` is broadcast; of `b`, sixteen neighbouring columns make a vector. */
+   The reduction runs over 32-bit words: one float, or two neighbouring bfloat16 that one instruction multiplies and
+   adds in float. A word of `a` is broadcast; of `b`, sixteen neighbouring columns make a vector. */
 #pragma once
 #include "amx.h"
 #include "vec.h"
@@ -27,7 +27,8 @@ INLINE vec dot(vec c, word a, const word *b, int half) {
     if (half) {
         word pairs[LANES], low[LANES], high[LANES];
         memcpy(pairs, b, sizeof pairs);
-        for (int i = 0; i < LANES; i++) low[i] = pairs[i] << 16, high[i] = pairs[i] & 0xffff0000u;
+        for (int i = 0; i < LANES; i++)
+            low[i] = pairs[i] << 16, high[i] = pairs[i] & 0xffff0000u;
         c = fma_(splat(bf16_to_float((bf16)a)), load((const float *)low), c);
         return fma_(splat(bf16_to_float((bf16)(a >> 16))), load((const float *)high), c);
     }
@@ -41,17 +42,20 @@ INLINE vec dot(vec c, word a, const word *b, int half) {
 INLINE void block(int rows, int vecs, int half, const operands *o, long row, long column, float *c, long c_row) {
     vec sum[BLOCK_ROWS][BLOCK_VECS];
     for (int r = 0; r < rows; r++)
-        for (int v = 0; v < vecs; v++) sum[r][v] = load(c + r * c_row + v * LANES);
+        for (int v = 0; v < vecs; v++)
+            sum[r][v] = load(c + r * c_row + v * LANES);
     const word *b = o->b + column / LANES * o->b_block;
     for (long tap = 0; tap < o->taps; tap++) {
         const word *a = o->a[tap] + row * o->a_row;
 #pragma GCC unroll 4
         for (long w = 0; w < o->words; w++, a += o->a_word, b += o->b_word)
             for (int r = 0; r < rows; r++)
-                for (int v = 0; v < vecs; v++) sum[r][v] = dot(sum[r][v], a[r * o->a_row], b + v * o->b_block, half);
+                for (int v = 0; v < vecs; v++)
+                    sum[r][v] = dot(sum[r][v], a[r * o->a_row], b + v * o->b_block, half);
     }
     for (int r = 0; r < rows; r++)
-        for (int v = 0; v < vecs; v++) store(c + r * c_row + v * LANES, sum[r][v]);
+        for (int v = 0; v < vecs; v++)
+            store(c + r * c_row + v * LANES, sum[r][v]);
 }
 
 INLINE void few_rows(long rows, int vecs, int half, const operands *o, long row, long column, float *c, long c_row) {
@@ -87,9 +91,12 @@ static long product_tiles(const operands *o, long rows, long columns, float *c, 
             int wide = n + 16 < columns, tall = r + 16 < done;
             float *at = c + r * c_row + n;
             tile_load(0, at, step);
-            if (wide) tile_load(1, at + 16, step);
-            if (tall) tile_load(2, at + 16 * c_row, step);
-            if (wide && tall) tile_load(3, at + 16 * c_row + 16, step);
+            if (wide)
+                tile_load(1, at + 16, step);
+            if (tall)
+                tile_load(2, at + 16 * c_row, step);
+            if (wide && tall)
+                tile_load(3, at + 16 * c_row + 16, step);
             const word *b = o->b + n / LANES * o->b_block;
             for (long tap = 0; tap < o->taps; tap++)
                 for (long w = 0; w < o->words; w += 16, b += 16 * LANES) {
@@ -97,17 +104,24 @@ static long product_tiles(const operands *o, long rows, long columns, float *c, 
                     tile_load(4, a, o->a_row * 4);
                     tile_load(6, b, 64);
                     tile_dot(0, 4, 6);
-                    if (wide) tile_load(7, b + o->b_block, 64);
-                    if (wide) tile_dot(1, 4, 7);
-                    if (!tall) continue;
+                    if (wide)
+                        tile_load(7, b + o->b_block, 64);
+                    if (wide)
+                        tile_dot(1, 4, 7);
+                    if (!tall)
+                        continue;
                     tile_load(5, a + 16 * o->a_row, o->a_row * 4);
                     tile_dot(2, 5, 6);
-                    if (wide) tile_dot(3, 5, 7);
+                    if (wide)
+                        tile_dot(3, 5, 7);
                 }
             tile_store(0, at, step);
-            if (wide) tile_store(1, at + 16, step);
-            if (tall) tile_store(2, at + 16 * c_row, step);
-            if (wide && tall) tile_store(3, at + 16 * c_row + 16, step);
+            if (wide)
+                tile_store(1, at + 16, step);
+            if (tall)
+                tile_store(2, at + 16 * c_row, step);
+            if (wide && tall)
+                tile_store(3, at + 16 * c_row + 16, step);
         }
     return done;
 }
@@ -115,11 +129,14 @@ static long product_tiles(const operands *o, long rows, long columns, float *c, 
 /* Whether the tiles are ours to use, and multiply as they should: small whole numbers come out exactly. */
 static int tiles_work(void) {
     static int known; /* 1: yes, -1: no */
-    if (known) return known > 0;
-    if (!tiles_lent()) return (known = -1) > 0;
+    if (known)
+        return known > 0;
+    if (!tiles_lent())
+        return (known = -1) > 0;
     word a[16 * 16], b[16 * 16];
     float c[16 * 16] = {0};
-    for (int i = 0; i < 256; i++) a[i] = 0x40004040 + (i % 3 << 22), b[i] = 0x3f804000 + (i % 5 % 2 << 23);
+    for (int i = 0; i < 256; i++)
+        a[i] = 0x40004040 + (i % 3 << 22), b[i] = 0x3f804000 + (i % 5 % 2 << 23);
     operands o = {.a = {a}, .taps = 1, .words = 16, .a_row = 16, .a_word = 1, .b = b, .b_word = LANES, .b_block = 256};
     tiles_begin();
     product_tiles(&o, 16, 16, c, 16);
@@ -131,19 +148,22 @@ static int tiles_work(void) {
 }
 
 INLINE void products_begin(void) {
-    if (tiles_work()) tiles_begin();
+    if (tiles_work())
+        tiles_begin();
 }
 INLINE void products_end(void) {
-    if (tiles_work()) tiles_end();
+    if (tiles_work())
+        tiles_end();
 }
 #else
 INLINE void products_begin(void) {}
 INLINE void products_end(void) {}
 #endif
 
-/* c (rows, columns), rows `c_row` floats apart; columns in whole vectors. Every thread calls `products_begin` before and
-   `products_end` after. */
-static __attribute__((unused)) void product(int half, const operands *o, long rows, long columns, float *c, long c_row) {
+/* c (rows, columns), rows `c_row` floats apart; columns in whole vectors. Every thread calls `products_begin` before
+   and `products_end` after. */
+static __attribute__((unused)) void product(int half, const operands *o, long rows, long columns, float *c,
+                                            long c_row) {
     if (!half) {
         product_(0, o, rows, columns, c, c_row);
         return;
@@ -154,7 +174,8 @@ static __attribute__((unused)) void product(int half, const operands *o, long ro
         done = product_tiles(o, rows, columns, c, c_row);
 #endif
     operands rest = *o;
-    for (long tap = 0; tap < o->taps; tap++) rest.a[tap] += done * o->a_row;
+    for (long tap = 0; tap < o->taps; tap++)
+        rest.a[tap] += done * o->a_row;
     product_(1, &rest, rows - done, columns, c + done * c_row, c_row);
 }
 
@@ -167,5 +188,6 @@ INLINE void to_words(word *y, const float *x, long n, int half) {
         memcpy(y, x, n * sizeof *x);
         return;
     }
-    for (long i = 0; i < n; i += LANES) store_bf16((bf16 *)y + i, load(x + i));
+    for (long i = 0; i < n; i += LANES)
+        store_bf16((bf16 *)y + i, load(x + i));
 }

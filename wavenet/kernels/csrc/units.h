@@ -25,8 +25,8 @@ INLINE unit unit_at(long index, long length, long hop, long offset) {
 }
 
 /* Gradients of the two frames around every unit, (units, 2, width), into those of the frames (batch, count, width). */
-INLINE void add_up_frames(const float *around, float *frames, long batch, long length, long hop, long offset, long count,
-                          long width) {
+INLINE void add_up_frames(const float *around, float *frames, long batch, long length, long hop, long offset,
+                          long count, long width) {
     long each = units_per_clip(length, hop, offset);
     memset(frames, 0, batch * count * width * sizeof *frames);
     for (long i = 0; i < batch * each; i++) {
@@ -35,7 +35,8 @@ INLINE void add_up_frames(const float *around, float *frames, long batch, long l
             long l = u.segment - 1 + side;
             l = l < 0 ? 0 : l >= count ? count - 1 : l;
             float *y = frames + (u.item * count + l) * width;
-            for (long n = 0; n < width; n++) y[n] += around[(2 * i + side) * width + n];
+            for (long n = 0; n < width; n++)
+                y[n] += around[(2 * i + side) * width + n];
         }
     }
 }

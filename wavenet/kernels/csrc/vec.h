@@ -26,7 +26,7 @@ INLINE vec splat(float x) { return _mm512_set1_ps(x); }
 INLINE vec load(const float *p) { return _mm512_loadu_ps(p); }
 INLINE void store(float *p, vec x) { _mm512_storeu_ps(p, x); }
 INLINE vec fma_(vec a, vec b, vec c) { return _mm512_fmadd_ps(a, b, c); } /* a b + c */
-INLINE vec max_(vec a, vec b) { return _mm512_max_ps(a, b); }            /* b where either is NaN */
+INLINE vec max_(vec a, vec b) { return _mm512_max_ps(a, b); }             /* b where either is NaN */
 INLINE vec min_(vec a, vec b) { return _mm512_min_ps(a, b); }
 INLINE vec round_(vec x) { return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 INLINE vec scale2(vec x, vec n) { return _mm512_scalef_ps(x, n); } /* x 2^n, n whole; saturates to 0 and infinity */
@@ -71,7 +71,8 @@ INLINE vec min_(vec a, vec b) {
     return (vec)(((ivec)a & m) | ((ivec)b & ~m));
 }
 INLINE vec round_(vec x) {
-    for (int i = 0; i < LANES; i++) x[i] = rintf(x[i]);
+    for (int i = 0; i < LANES; i++)
+        x[i] = rintf(x[i]);
     return x;
 }
 INLINE vec scale2(vec x, vec n) { /* in two halves, so that the bits of neither leave the exponent */
@@ -81,12 +82,14 @@ INLINE vec scale2(vec x, vec n) { /* in two halves, so that the bits of neither 
 }
 INLINE float sum_(vec x) {
     float total = 0;
-    for (int i = 0; i < LANES; i++) total += x[i];
+    for (int i = 0; i < LANES; i++)
+        total += x[i];
     return total;
 }
 INLINE vec load_bf16(const bf16 *p) {
     ivec bits;
-    for (int i = 0; i < LANES; i++) bits[i] = (int32_t)((uint32_t)p[i] << 16);
+    for (int i = 0; i < LANES; i++)
+        bits[i] = (int32_t)((uint32_t)p[i] << 16);
     return (vec)bits;
 }
 INLINE void store_bf16(bf16 *p, vec x) {
@@ -96,6 +99,17 @@ INLINE void store_bf16(bf16 *p, vec x) {
     }
 }
 #endif
+
+/* Sixteen numbers from the i-th on, of a buffer of bfloat16 (half) or floats. */
+INLINE vec load_number(const void *p, long i, int half) {
+    return half ? load_bf16((const bf16 *)p + i) : load((const float *)p + i);
+}
+INLINE void store_number(void *p, long i, vec x, int half) {
+    if (half)
+        store_bf16((bf16 *)p + i, x);
+    else
+        store((float *)p + i, x);
+}
 
 /* 2^x, to 8e-8 relative: 2^whole times the minimax polynomial of the fraction in [-1/2, 1/2]. */
 INLINE vec exp2_(vec x) {
