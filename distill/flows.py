@@ -94,11 +94,29 @@ class FlowChain(nn.Module):
         """The flows, from the noise to the waveform."""
         return [flow for flow in self.flows if isinstance(flow, InverseAutoregressiveFlow)]
 
-    def forward(self, z: Tensor, cond: Tensor | None, offset: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-        """z (B, T) -> x, loc, log_scale (B, T) of the whole chain; the sum of log_scale over t is ln |det dx/dz|."""
+    def forward(
+        self, z: Tensor, cond: Tensor | None, offset: int = 0, keep: int | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """z (B, T) -> x, loc, log_scale of the whole chain; the sum of log_scale over t is ln |det dx/dz|.
+
+        Args:
+            keep: how many samples at the end are wanted, all T if None: every flow then computes, before them, only
+                what those after it read.
+
+        Returns:
+            (B, keep) each
+        """
+        keep = z.shape[1] if keep is None else keep
         x, loc, log_scale = z, torch.zeros_like(z), torch.zeros_like(z)
+        reach = sum(flow.network.receptive_field for flow in self.sequence)
         for flow in self.sequence:
             flow_loc, flow_log_scale = flow.affine(x, cond, offset)
+            reach -= flow.network.receptive_field
+            done = max(0, x.shape[1] - keep - reach)  # samples that no later flow reads
+            offset += done
+            x, loc, log_scale, flow_loc, flow_log_scale = (
+                each[:, done:] for each in (x, loc, log_scale, flow_loc, flow_log_scale)
+            )
             scale = torch.exp(flow_log_scale)
             x = x * scale + flow_loc
             loc = loc * scale + flow_loc

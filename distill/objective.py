@@ -39,7 +39,8 @@ class DistillationObjective(Objective):
     """Fresh noise for a whole window -> the student's x -> one pass of the teacher over x -> named terms.
 
     x is neither clipped nor quantised: the teacher reads it as it is, and hands its gradient back. The left context of
-    the window, where student and teacher still see the zeros before it, is computed and not counted.
+    the window, where student and teacher still see the zeros before it, is not counted, and computed no further than
+    what counts depends on it.
 
     Args:
         model: the student.
@@ -77,14 +78,15 @@ class DistillationObjective(Objective):
         sample = self._speak(batch)
         params = self._listen(sample, batch)
         report = self._score(sample, params, batch)
-        x, real = sample.x[:, batch.left :], batch.wav[:, batch.left :]
+        real = _counted(batch)
+        x = sample.x[:, -real.shape[1] :]
         distance = (self.log_mel(x / self.gain) - self.log_mel(real / self.gain)).abs().mean()
         bits = self.teacher.distribution.bits(params, x.clamp(-1, 1), self.gain).mean()
         figures = {"loss": report.loss, **report.terms, "log_mel_l1": distance, "bits": bits}
         return {name: float(value) for name, value in figures.items()}
 
     def samples(self, batch: Batch) -> int:
-        return batch.wav[:, batch.left :].numel()
+        return _counted(batch).numel()
 
     def audition(self) -> list[Audition]:
         """Every clip as it was recorded and as the student says it."""
@@ -102,34 +104,36 @@ class DistillationObjective(Objective):
         return self
 
     def _speak(self, batch: Batch) -> StudentSample:
-        """The student under fresh noise for the whole window, its left context included."""
-        return self.model(self.model.config.base.draw(batch.wav), batch.mel, batch.speaker, batch.margin)
+        """The student under fresh noise for the whole window: what counts, and before it what the teacher hears."""
+        z = self.model.config.base.draw(batch.wav)
+        keep = z.shape[1] - self._first_heard(batch) * self.teacher.config.hop_length
+        return self.model(z, batch.mel, batch.speaker, batch.margin, keep)
 
     def _listen(self, sample: StudentSample, batch: Batch) -> Tensor:
-        """The teacher's parameters (B, T - left, P) at every sample that counts, given the student's before it.
+        """The teacher's parameters (B, counted, P) at every sample that counts, given the student's before it."""
+        mel = None if batch.mel is None else batch.mel[:, :, self._first_heard(batch) :]
+        params = self.teacher(sample.x, mel, batch.speaker, batch.margin)
+        return params[:, -_counted(batch).shape[1] :]
 
-        Of the left context the teacher hears its receptive field, in whole frames; the rest is for the student alone.
-        """
+    def _first_heard(self, batch: Batch) -> int:
+        """The frame of the window where the teacher begins: its receptive field before what counts."""
         hop = self.teacher.config.hop_length
-        start = max(0, batch.left // hop - math.ceil(self.teacher.receptive_field / hop))  # frames
-        mel = None if batch.mel is None else batch.mel[:, :, start:]
-        params = self.teacher(sample.x[:, start * hop :], mel, batch.speaker, batch.margin)
-        return params[:, batch.left - start * hop :]
+        return max(0, batch.left // hop - math.ceil(self.teacher.receptive_field / hop))
 
     def _score(self, sample: StudentSample, params: Tensor | None, batch: Batch) -> LossReport:
-        parts = []
+        parts, real = [], _counted(batch)
+        x, loc, log_scale = (each[:, -real.shape[1] :] for each in (sample.x, sample.loc, sample.log_scale))
         with torch.autocast(sample.x.device.type, enabled=False):
             if params is not None:
-                parts.append(self._divergence(sample, params, batch.left))
+                parts.append(self._divergence(loc, log_scale, params))
             if self.losses.spectral:
-                parts.append(self._spectral(sample.x[:, batch.left :], batch.wav[:, batch.left :]))
+                parts.append(self._spectral(x, real))
         terms = {name: value.detach() for part in parts for name, value in part.terms.items()}
         return LossReport(torch.stack([part.loss for part in parts]).sum(), terms)
 
-    def _divergence(self, sample: StudentSample, params: Tensor, left: int) -> LossReport:
+    def _divergence(self, loc: Tensor, log_scale: Tensor, params: Tensor) -> LossReport:
         """The KL and its two halves, nats a sample, and the regulariser of a Gaussian teacher."""
         config, distribution = self.losses.kl, self.teacher.distribution
-        loc, log_scale = sample.loc[:, left:], sample.log_scale[:, left:]
         one = kl_divergence(distribution, params, loc, log_scale, self.model.config.base, config.draws)
         terms = {"kl": one.kl.mean(), "cross_entropy": one.cross_entropy.mean(), "entropy": one.entropy.mean()}
         loss = terms["kl"]
@@ -145,3 +149,8 @@ class DistillationObjective(Objective):
         terms = {f"spectral_{name}": value for name, value in vars(distance).items()}
         frame_by_frame = distance.convergence + distance.log_magnitude
         return LossReport(config.frame_weight * frame_by_frame + config.mean_weight * distance.mean_power, terms)
+
+
+def _counted(batch: Batch) -> Tensor:
+    """The real waveform where the loss counts: (B, T - left)."""
+    return batch.wav[:, batch.left :]

@@ -146,7 +146,12 @@ class Student(nn.Module):
         return self.config.receptive_field
 
     def forward(
-        self, z: Tensor, mel: Tensor | None = None, speaker: Tensor | None = None, margin: int = 0
+        self,
+        z: Tensor,
+        mel: Tensor | None = None,
+        speaker: Tensor | None = None,
+        margin: int = 0,
+        keep: int | None = None,
     ) -> StudentSample:
         """One pass.
 
@@ -156,8 +161,10 @@ class Student(nn.Module):
             speaker: (B,), indices.
             margin: mel frames on each side beyond the waveform. With `conditioning.MARGIN` of them a crop's condition
                 equals that of the whole clip.
+            keep: how many samples at the end are wanted, all if None; others are computed as far as these need them.
         """
-        return StudentSample(*self.chain(z, self._condition(z, mel, speaker, margin), margin * self.config.hop_length))
+        cond = self._condition(z, mel, speaker, margin)
+        return StudentSample(*self.chain(z, cond, margin * self.config.hop_length, keep))
 
     def noise(self, seed: int, start: int, length: int) -> Tensor:
         """The noise of samples `start .. start + length`: a pure function of (seed, sample); (length,), float64."""

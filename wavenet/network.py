@@ -64,6 +64,7 @@ class AutoregressiveNetwork(nn.Module):
 
     def __init__(self, config: StackConfig, context: int, outputs: int, hop: int) -> None:
         super().__init__()
+        self.config = config
         self.hop = hop
         self.first = nn.Linear(1, config.residual)
         self.stack = DilatedStack(
@@ -83,6 +84,11 @@ class AutoregressiveNetwork(nn.Module):
         past = F.pad(x, (1, 0))[:, :-1]  # (B, T): the sample before
         hidden = self._enter(past)  # (B, T, C)
         return self._head(self.stack(hidden, self.stack.project(cond), self.hop, offset))
+
+    @property
+    def receptive_field(self) -> int:
+        """Samples before t that out[t] depends on."""
+        return self.config.receptive_field
 
     @property
     def blocks(self) -> list[GatedResidualBlock]:

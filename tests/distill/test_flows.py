@@ -79,6 +79,20 @@ def test_the_composed_loc_and_scale_give_the_last_flows_output(
     torch.testing.assert_close(step_by_step, x)
 
 
+@pytest.mark.parametrize("keep", [1, 5, 20, 47, 48])
+def test_the_end_alone_is_the_end_of_the_whole(make_network: MakeNetwork, keep: int) -> None:
+    chain = FlowChain([InverseAutoregressiveFlow(make_network()) for _ in range(3)])
+    z, cond = torch.randn(2, 48, dtype=torch.float64), torch.randn(2, 48 // HOP + 2, 3, dtype=torch.float64)
+    computed: list[int] = []
+    for flow in chain.sequence:
+        flow.network.register_forward_pre_hook(lambda _, inputs: computed.append(inputs[0].shape[1]))
+    end = chain(z, cond, OFFSET, keep)
+    reach = chain.sequence[0].network.receptive_field
+    assert computed == [48, min(48, keep + 2 * reach), min(48, keep + reach)]
+    for part, whole in zip(end, chain(z, cond, OFFSET), strict=True):
+        torch.testing.assert_close(part, whole[:, -keep:])
+
+
 def test_the_inverse_recovers_the_noise_and_negates_the_log_det(
     make_network: MakeNetwork, z: Tensor, cond: Tensor
 ) -> None:
