@@ -1,9 +1,10 @@
 """Sound files: mono float32 waveforms in [-1, 1], shape (T,)."""
 
 import io
+import math
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -18,11 +19,16 @@ PCM_SCALE = 32768  # 16-bit samples are k / 32768, as soundfile reads them
 # Of the formats that libsndfile reads, their further names too; raw samples have no header to say what they are.
 SOUND_SUFFIXES = {f".{name.lower()}" for name in soundfile.available_formats()} - {".raw"}
 SOUND_SUFFIXES |= {".aif", ".oga", ".opus", ".snd"}
+BLOCK = 2**16  # samples decoded at a time
 UNKNOWN_LENGTH = 0x7FFFF000  # programs that write a WAV into a pipe leave this much, or more, in its header
 
 
 class AudioError(ValueError):
     """A sound file, or a waveform, that cannot be used; the message names it, the rule and the remedy."""
+
+
+class TooLongError(AudioError):
+    """A sound that goes on for longer than is asked for."""
 
 
 def read_audio(path: str | os.PathLike[str]) -> tuple[Wave, int]:
@@ -37,24 +43,52 @@ def read_audio(path: str | os.PathLike[str]) -> tuple[Wave, int]:
     path = Path(path)
     if not path.is_file():
         raise AudioError(f"{path}: there is no such file; check the path")
-    if path.stat().st_size == 0:
-        raise AudioError(f"{path}: the file is empty (0 bytes); copy or record it again")
-    _check_length(path)
+    with path.open("rb") as file:
+        return decode_audio(file, str(path))
+
+
+def decode_audio(file: BinaryIO, name: str, longest: float = math.inf) -> tuple[Wave, int]:
+    """`read_audio` of an open file, which errors call `name`; channels are averaged block by block.
+
+    Raises:
+        AudioError: as `read_audio`.
+        TooLongError: more than `longest` seconds, which are not decoded.
+    """
+    if file.seek(0, os.SEEK_END) == 0:
+        raise AudioError(f"{name}: the file is empty (0 bytes); copy or record it again")
+    _check_length(file, name)
+    file.seek(0)
     try:
-        with soundfile.SoundFile(path) as file:
-            frames, rate = file.frames, file.samplerate
-            wav = file.read(dtype="float32", always_2d=True).mean(axis=1, dtype=np.float32)  # (T, channels) -> (T,)
+        with soundfile.SoundFile(file) as sound:
+            promised, rate = sound.frames, sound.samplerate
+            wav = _mono(sound, name, longest * rate)
     except (soundfile.SoundFileError, TypeError) as error:  # TypeError: headerless .raw
         raise AudioError(
-            f"{path}: not a readable sound file ({error}); convert it to WAV or FLAC, or leave it out"
+            f"{name}: not a readable sound file ({_reason(error)}); convert it to WAV or FLAC, or leave it out"
         ) from error
-    if len(wav) < frames:
-        raise AudioError(_truncated(path, f"{frames} samples", f"{len(wav)}"))
+    if len(wav) < promised:
+        raise AudioError(_truncated(name, f"{promised} samples", f"{len(wav)}"))
     if len(wav) == 0:
-        raise AudioError(f"{path}: the file holds no samples; record it again or leave it out")
+        raise AudioError(f"{name}: the file holds no samples; record it again or leave it out")
     if not np.isfinite(wav).all():
-        raise AudioError(f"{path}: {(~np.isfinite(wav)).sum()} samples are NaN or infinite; export it again")
+        raise AudioError(f"{name}: {(~np.isfinite(wav)).sum()} samples are NaN or infinite; export it again")
     return wav, rate
+
+
+def _mono(sound: soundfile.SoundFile, name: str, most: float) -> Wave:
+    """The mean over channels, (T,)"""
+    parts, samples = [np.empty(0, np.float32)], 0
+    while len(block := sound.read(BLOCK, dtype="float32", always_2d=True)):  # (T, channels)
+        samples += len(block)
+        if samples > most:
+            raise TooLongError(f"{name}: longer than {most / sound.samplerate:g} s; cut it into shorter pieces")
+        parts.append(block.mean(axis=1, dtype=np.float32))
+    return np.concatenate(parts)
+
+
+def _reason(error: Exception) -> str:
+    """What libsndfile says, without how Python shows the file object."""
+    return str(getattr(error, "error_string", error))
 
 
 def resample(wav: Wave, rate: int, new_rate: int) -> Wave:
@@ -100,32 +134,38 @@ def write_wav(path: str | os.PathLike[str], wav: npt.NDArray[np.floating[Any]], 
         raise AudioError(f"{path}: a waveform has the shape (T,), not {wav.shape}; write one channel at a time")
     if not np.isfinite(wav).all():
         raise AudioError(f"{path}: the waveform holds NaN or infinity and was not written")
-    buffer = io.BytesIO()  # libsndfile does not report a full disk, Python's own write does
-    soundfile.write(buffer, to_pcm(wav), rate, format="WAV", subtype="PCM_16")
-    write_atomic(Path(path), buffer.getvalue())
+    write_atomic(Path(path), encode_audio(wav, rate, "WAV"))  # libsndfile does not report a full disk, Python does
 
 
-def _check_length(path: Path) -> None:
+def encode_audio(wav: npt.NDArray[np.floating[Any]], rate: int, format: Literal["WAV", "FLAC"]) -> bytes:
+    """The file of a mono 16-bit (T,), clipped to [-1, 1)."""
+    buffer = io.BytesIO()
+    soundfile.write(buffer, to_pcm(wav), rate, format=format, subtype="PCM_16")
+    return buffer.getvalue()
+
+
+def _check_length(file: BinaryIO, name: str) -> None:
     """libsndfile reads a truncated WAV or AIFF without a word: compare its chunk of samples with the file."""
-    with path.open("rb") as file:
-        head = file.read(12)
-        if head[:4] == b"RIFF" and head[8:] == b"WAVE":
-            order: Literal["little", "big"] = "little"
-            wanted = b"data"
-        elif head[:4] == b"FORM" and head[8:] in (b"AIFF", b"AIFC"):
-            order, wanted = "big", b"SSND"
-        else:
+    end = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    head = file.read(12)
+    if head[:4] == b"RIFF" and head[8:] == b"WAVE":
+        order: Literal["little", "big"] = "little"
+        wanted = b"data"
+    elif head[:4] == b"FORM" and head[8:] in (b"AIFF", b"AIFC"):
+        order, wanted = "big", b"SSND"
+    else:
+        return
+    while len(header := file.read(8)) == 8:
+        size = int.from_bytes(header[4:], order)
+        if header[:4] == wanted:
+            present = end - file.tell()
+            if present < size < UNKNOWN_LENGTH:
+                raise AudioError(_truncated(name, f"{size} bytes of samples", f"{present}"))
             return
-        while len(header := file.read(8)) == 8:
-            size = int.from_bytes(header[4:], order)
-            if header[:4] == wanted:
-                present = path.stat().st_size - file.tell()
-                if present < size < UNKNOWN_LENGTH:
-                    raise AudioError(_truncated(path, f"{size} bytes of samples", f"{present}"))
-                return
-            file.seek(size + size % 2, os.SEEK_CUR)  # chunks start at even offsets
-    raise AudioError(_truncated(path, f"a chunk {wanted.decode()!r}", "none"))
+        file.seek(size + size % 2, os.SEEK_CUR)  # chunks start at even offsets
+    raise AudioError(_truncated(name, f"a chunk {wanted.decode()!r}", "none"))
 
 
-def _truncated(path: Path, promised: str, present: str) -> str:
-    return f"{path}: truncated: its header promises {promised}, the file holds {present}; copy it again"
+def _truncated(name: str, promised: str, present: str) -> str:
+    return f"{name}: truncated: its header promises {promised}, the file holds {present}; copy it again"
