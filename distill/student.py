@@ -4,12 +4,14 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from distill.cuda_graph import GraphCache
 from distill.flows import FlowChain, InverseAutoregressiveFlow
 from distill.stream import ChainStream, PackedChain, can_stream
 from wavenet.checkpoint import Description
@@ -136,6 +138,7 @@ class Student(nn.Module):
                 for i, network in enumerate(networks)
             ]
         )
+        self._graphs = GraphCache()
         with torch.no_grad():
             for network in networks:
                 network.last.bias[1] = flow_scale + math.log(-math.expm1(-flow_scale))  # inverse of softplus
@@ -189,8 +192,8 @@ class Student(nn.Module):
             block: samples computed at once where the compiled kernels are not used; every block then begins a receptive
                 field early, on noise that is the same in any division.
 
-        On a CPU the compiled kernels carry the layers' states from tile to tile instead. Either way the memory does not
-        grow with the length.
+        On a CPU the compiled kernels carry the layers' states from tile to tile instead; on a GPU a block is one replay
+        of a CUDA graph (`distill.cuda_graph`). In all cases the memory does not grow with the length.
 
         Raises:
             ValueError: a negative or non-finite temperature; neither a mel nor noise; lengths that differ.
@@ -214,11 +217,20 @@ class Student(nn.Module):
         if can_stream(self.chain.sequence, weight) and forced_backend() is not Backend.reference:
             self._stream(draw, mel, speaker, x)
             return x
+
+        def draw_all(start: int, stop: int) -> Tensor:
+            return torch.stack([draw(row, start, stop) for row in range(len(first))])
+
+        reach = self.receptive_field
+        if weight.is_cuda and forced_backend() is not Backend.reference:
+            self._graphs.generate(
+                self.chain, draw_all, partial(self.conditioner.window, mel, speaker), x, hop, reach, block
+            )
+            return x
         cond = self.conditioner(mel, speaker)  # (B, L, context)
         for start in range(0, T, block):
-            begin, stop = max(0, start - self.receptive_field), min(T, start + block)
-            z = torch.stack([draw(row, begin, stop) for row in range(len(first))])
-            x[:, start:stop] = self.chain(z, cond, begin)[0][:, start - begin :]
+            begin, stop = max(0, start - reach), min(T, start + block)
+            x[:, start:stop] = self.chain(draw_all(begin, stop), cond, begin)[0][:, start - begin :]
         return x
 
     def _stream(
