@@ -200,6 +200,10 @@ class CropDataset(Dataset[Crop]):
         stored = self.corpus.stored_mel(entry)[:, frames.clip(0, entry.frames - 1)]
         return Crop(wav, gained_mel(stored, gain, self.corpus.mel), entry.speaker, left, self.margin)
 
+    def batch(self, crops: Sequence[Any]) -> Batch:
+        """What a loader makes of several crops."""
+        return collate(crops)
+
     def _draw(self, rng: np.random.Generator) -> tuple[Entry, int]:
         for _ in range(TRIES if self.split is Split.train else 1):
             entry = self.entries[np.searchsorted(self._ends, rng.integers(self._ends[-1]), side="right")]
@@ -254,7 +258,7 @@ def loader(
         dataset,
         batch_size,
         sampler=_Indices(first_index + rank, world_size),
-        collate_fn=collate,
+        collate_fn=dataset.batch,
         num_workers=workers,
         multiprocessing_context="spawn" if workers else None,  # a fork beside running threads may hang
         worker_init_fn=_ignore_interrupts,

@@ -12,12 +12,7 @@ The lower floor makes a random gain exact: log_mel(g x) = max(stored + ln g, ln 
 
 import io
 import json
-import multiprocessing
-import os
 from collections import Counter
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -26,7 +21,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from tqdm import tqdm
 
 from data.atomic import write_atomic
 from data.audio import AudioError, Wave, from_pcm, resample, to_pcm
@@ -34,6 +28,7 @@ from data.corpora import CorpusConfig, Skip, Utterance, list_corpus
 from data.levels import CorpusLevels, Levels, corpus_levels, measure
 from data.manifest import FORMAT, DataError, Entry, Split, assign_splits, write_manifest
 from data.mel import GAIN_LIMIT, MelConfig, log_mel
+from data.parallel import map_in_order
 
 
 @dataclass
@@ -124,7 +119,8 @@ def prepare(config: PrepareConfig) -> PrepareReport:
         raise ValueError(f"{config.corpus.root}: no sound files in this corpus; check corpus.root and corpus.kind")
     _claim(out, config)
     done: dict[str, _Features] = {}
-    for utterance, result in zip(utterances, _process_all(utterances, config), strict=True):
+    results = map_in_order(partial(_process, config=config), utterances, config.workers, "prepare")
+    for utterance, result in zip(utterances, results, strict=True):
         if isinstance(result, Skip):
             skipped.append(result)
         else:
@@ -214,24 +210,6 @@ def _flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for name, value in settings.items():
         flat |= _flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
     return flat
-
-
-def _process_all(utterances: list[Utterance], config: PrepareConfig) -> Iterator[_Features | Skip]:
-    """`_process` of each utterance, in order, in parallel, with a progress bar."""
-    process = partial(_process, config=config)
-    bar = partial(tqdm, total=len(utterances), desc="prepare", unit="utt", disable=None)
-    if config.workers == 0:
-        yield from bar(map(process, utterances))
-        return
-    workers = min(config.workers or os.cpu_count() or 1, len(utterances))
-    spawn = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads in an unknown state
-    with ProcessPoolExecutor(workers, spawn, torch.set_num_threads, (1,)) as pool:
-        try:
-            yield from bar(pool.map(process, utterances, chunksize=4))
-        except BrokenProcessPool as error:
-            raise RuntimeError(
-                "a worker process was killed (out of memory?); run the same command again, it goes on from here"
-            ) from error
 
 
 def _process(utterance: Utterance, config: PrepareConfig) -> _Features | Skip:

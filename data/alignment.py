@@ -1,0 +1,69 @@
+"""Which phone sounds when in a recording: eSpeak says its text, and dynamic time warping lays that over the recording.
+
+What eSpeak says comes with the times of its phones. The warping path (Sakoe and Chiba 1978) between the cepstra of the
+two takes them over to the recording, frame by frame. Laid over itself, what eSpeak says keeps its own times.
+"""
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from data.audio import resample
+from data.espeak import PAUSE, Spoken, pronounce
+from data.mel import MelConfig, log_mel
+
+CEPSTRA = 20
+RANGE = 7.0  # nats under the loudest band, about 60 dB: what is below is a room's noise, and no speaker's
+
+Frames = npt.NDArray[np.float32]
+
+
+def align(text: str, voice: str, mel: Frames, config: MelConfig) -> list[str]:
+    """The phone that sounds at the centre of every frame of a recording of `text`.
+
+    Args:
+        voice: of eSpeak, as near to the speaker as possible.
+        mel: (M, L), the recording's log-mel by `config`.
+
+    Returns:
+        L names.
+
+    Raises:
+        AudioError: no such voice, or a text that gives no sound.
+    """
+    spoken = pronounce(text, voice)
+    wav = resample(spoken.wav, spoken.rate, config.sample_rate)
+    said = log_mel(torch.from_numpy(wav).double(), config).float().numpy()  # (M, L')
+    names = phones_of_frames(spoken, said.shape[1], config)
+    return [names[frame] for frame in warp(said, mel)]
+
+
+def phones_of_frames(spoken: Spoken, count: int, config: MelConfig) -> list[str]:
+    """The phone that eSpeak says at the centre of each of its first `count` frames by `config`."""
+    centres = (np.arange(count) + 0.5) * config.hop_length * spoken.rate / config.sample_rate
+    following = np.searchsorted([phone.start for phone in spoken.phones], centres, side="right")
+    return [spoken.phones[n - 1].name if n else PAUSE for n in following]
+
+
+def warp(source: Frames, target: Frames) -> npt.NDArray[np.int64]:
+    """The frame of source (M, L') that sounds as each frame of target (M, L) does: (L,), never falling."""
+    from librosa.sequence import dtw  # seconds to import, and seldom needed
+
+    _, path = dtw(cepstra(source), cepstra(target))  # (steps, 2), from the end
+    first = np.full(target.shape[1], source.shape[1])
+    last = np.zeros_like(first)
+    np.minimum.at(first, path[:, 1], path[:, 0])
+    np.maximum.at(last, path[:, 1], path[:, 0])
+    return (first + last) // 2
+
+
+def cepstra(mel: Frames) -> Frames:
+    """Cepstral coefficients of a log-mel (M, L), each with mean 0 and variance 1 over time: (CEPSTRA, L).
+
+    So neither level nor microphone counts, and little of the voice does.
+    """
+    from scipy.fft import dct  # type: ignore[import-untyped]
+
+    coefficients = dct(np.maximum(mel, mel.max() - RANGE), axis=0, norm="ortho")[:CEPSTRA]
+    centred = coefficients - coefficients.mean(axis=1, keepdims=True)
+    return centred / np.maximum(centred.std(axis=1, keepdims=True), np.float32(1e-3))
