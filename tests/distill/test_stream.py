@@ -12,13 +12,14 @@ from wavenet.kernels import use_backend
 HOP = 8
 
 
-@pytest.fixture(params=["narrow", "wide", "two taps", "no mel", "speakers"])
+@pytest.fixture(params=["narrow", "wide", "long", "two taps", "no mel", "speakers"])
 def student(request: pytest.FixtureRequest) -> Student:
     """Flows with weights that matter, and a reach longer than a tile."""
     torch.manual_seed(0)
     sizes = {
         "narrow": {"flows": [2, 9], "residual": 16, "gate": 32},
         "wide": {"flows": [3], "residual": 48, "gate": 160},
+        "long": {"flows": [2, 23, 10], "cycle": 3, "residual": 16, "gate": 32},  # flows of several stages
         "two taps": {"flows": [4, 1], "residual": 32, "gate": 32, "kernel": 2},
         "no mel": {"flows": [3], "residual": 16, "gate": 32, "n_mels": 0},
         "speakers": {"flows": [3], "residual": 16, "gate": 32, "n_mels": 0, "n_speakers": 2},

@@ -14,6 +14,7 @@ from wavenet.kernels.cpu_layer import pack
 from wavenet.kernels.native import CLong, address, loaded
 
 TILE = 256  # samples that go through all layers together: their activations and a flow's weights share the cache
+STAGE = 10  # layers of a flow that are one task of a thread
 OUTPUTS = 16  # columns of the last product, of which two are in use
 WIDEST, LANES, MOST_TAPS = 256, 16, 3
 
@@ -45,7 +46,7 @@ class _Flow(ctypes.Structure):
     """`flow` of csrc/chain.c."""
 
     _fields_ = [
-        *((name, CLong) for name in ("layers", "channels", "gate", "taps")),
+        *((name, CLong) for name in ("layers", "channels", "gate", "taps", "stage")),
         *(
             (name, ctypes.c_void_p)
             for name in (
@@ -101,13 +102,13 @@ class ChainState:
                 {
                     "before": torch.zeros(1),
                     "past": torch.zeros(reach + flow.layers * TILE, flow.channels, dtype=dtype),
-                    "residual": torch.empty(TILE, flow.channels),
+                    "residual": torch.empty(-(-flow.layers // STAGE) * TILE, flow.channels),
                 }
             )
         self._flows = (_Flow * len(flows))(
             *(
                 _Flow(
-                    *(flow.layers, flow.channels, flow.gate, flow.taps),
+                    *(flow.layers, flow.channels, flow.gate, flow.taps, STAGE),
                     *(address(tensor) for tensor in flow.tensors.values()),
                     *(flow.reads, flow.speaks),
                     *(address(tensor) for tensor in buffers.values()),

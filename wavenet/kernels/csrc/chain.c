@@ -2,8 +2,8 @@
    layers of all flows while its activations lie in the cache. What a layer still needs of the past is carried from tile
    to tile, so a chain never computes a sample twice and holds the same memory for any length.
 
-   A flow on a tile is one task. It waits for the flow before it on this tile, and for itself on the tile before; so the
-   flows work on different tiles at a time, as many threads as there are flows. */
+   Some layers of a flow, a stage, on a tile are one task. It waits for the stage before it on this tile, and for itself
+   on the tile before; so the stages work on different tiles at a time, as many threads as there are stages. */
 #include "gate.h"
 #include "product.h"
 
@@ -12,6 +12,7 @@ enum { PANEL = 32, WIDEST = 256, OUTPUTS = LANES };
 /* The network of one flow, without skip connections, and the units of what it reads and says. */
 typedef struct {
     long layers, channels, gate, taps;      /* C; G, half the width of the pre-activation */
+    long stage;                             /* layers of a stage; the last one may have less */
     const long *dilations;                  /* (layers) */
     const float *first_weight, *first_bias; /* (C) */
     const word *conv, *out;                 /* packed, layer after layer */
@@ -21,7 +22,7 @@ typedef struct {
     float reads, speaks;
     float *before;   /* the sample before the tile, in the flow's own input */
     word *past;      /* per layer: its reach of past inputs, then the tile's: (reach + tile, C) */
-    float *residual; /* (tile, C) */
+    float *residual; /* (stages, tile, C): tiles on their way from stage to stage */
 } flow;
 
 /* ln(1 + e^x). With q = e^-|x|, ln(1 + q) = 2 artanh(q / (2 + q)), exact for small q. */
@@ -48,21 +49,20 @@ static operands panel_of(const word *a, long words, const word *b) {
 }
 
 /* The network's way in: the sample before each, times a vector. */
-static void enter(const flow *f, const float *x, long length, word *y, int half) {
+static void enter(const flow *f, const float *x, long length, float *residual) {
     long C = f->channels;
     for (long t = 0; t < length; t++) {
         vec past = splat((t ? x[t - 1] : *f->before) / f->reads);
-        float *row = f->residual + t * C;
         for (long c = 0; c < C; c += LANES)
-            store(row + c, fma_(load(f->first_weight + c), past, load(f->first_bias + c)));
-        to_words(y + t * words_of(C, half), row, C, half);
+            store(residual + t * C + c, fma_(load(f->first_weight + c), past, load(f->first_bias + c)));
     }
+    *f->before = x[length - 1];
 }
 
-/* One layer for `rows` samples from `start`: the residual grows, and `y`, the next layer's input, is written if there
- * is one. */
+/* One layer for `rows` samples from `start`: the residual grows, and `y`, the next layer's input, is written if that is
+ * of the same stage. */
 static void layer_rows(const flow *f, long i, const word *past, const condition *cond, long now, long start, long rows,
-                       word *y, int half) {
+                       float *residual, word *y, int half) {
     long C = f->channels, G = f->gate, words = words_of(C, half), gate_words = words_of(G, half);
     float pre[PANEL * 2 * WIDEST], one[WIDEST], out[PANEL * WIDEST];
     word gated[PANEL * WIDEST];
@@ -81,7 +81,7 @@ static void layer_rows(const flow *f, long i, const word *past, const condition 
     operands mix = panel_of(gated, gate_words, f->out + i * gate_words * C);
     product(half, &mix, rows, C, out, C);
     for (long r = 0; r < rows; r++) {
-        float *row = f->residual + (start + r) * C;
+        float *row = residual + (start + r) * C;
         for (long c = 0; c < C; c += LANES)
             store(row + c, load(row + c) + load(out + r * C + c));
         if (y)
@@ -90,13 +90,13 @@ static void layer_rows(const flow *f, long i, const word *past, const condition 
 }
 
 /* The way out, and x = z s + m in place of z. */
-static void leave(const flow *f, float *x, long start, long rows, int half) {
+static void leave(const flow *f, const float *residual, float *x, long start, long rows, int half) {
     long C = f->channels;
     float row[WIDEST], hidden[PANEL * WIDEST], last[PANEL * OUTPUTS], m[PANEL], s[PANEL];
     word in[PANEL * WIDEST];
     for (long r = 0; r < rows; r++) {
         for (long c = 0; c < C; c += LANES)
-            store(row + c, max_(load(f->residual + (start + r) * C + c), splat(0)));
+            store(row + c, max_(load(residual + (start + r) * C + c), splat(0)));
         to_words(in + r * words_of(C, half), row, C, half);
         memcpy(hidden + r * C, f->hidden_bias, C * sizeof *hidden);
         memcpy(last + r * OUTPUTS, f->last_bias, sizeof row[0] * OUTPUTS);
@@ -117,23 +117,51 @@ static void leave(const flow *f, float *x, long start, long rows, int half) {
         x[start + r] = x[start + r] * s[r] + f->speaks * m[r];
 }
 
-/* One flow over a tile x (length), in place; `now` is its first sample's place in the condition. */
-static void flow_tile(const flow *f, const condition *cond, float *x, long now, long length, long tile, int half) {
-    long words = words_of(f->channels, half);
-    float last = x[length - 1];
-    word *past = f->past, *next = past;
-    enter(f, x, length, past + (f->taps - 1) * f->dilations[0] * words, half);
-    for (long i = 0; i < f->layers; i++, past = next) {
+/* A tile of a flow, and its share of a stage: what the layers from `first` to before `end` read and write. */
+typedef struct {
+    const flow *flow;
+    long first, end;
+    word *past;      /* of layer `first` */
+    float *residual; /* (tile, C) */
+} stage;
+
+/* The stage that begins at layer `first`, whose memory begins at `past`, for tile number n. */
+static stage stage_of(const flow *f, long first, word *past, long n, long tile) {
+    long stages = (f->layers + f->stage - 1) / f->stage;
+    return (stage){.flow = f,
+                   .first = first,
+                   .end = first + f->stage < f->layers ? first + f->stage : f->layers,
+                   .past = past,
+                   .residual = f->residual + n % stages * tile * f->channels};
+}
+
+/* Where the memory of the stage after this one begins. */
+static word *past_end(const stage *s, long tile, int half) {
+    long rows = 0;
+    for (long i = s->first; i < s->end; i++)
+        rows += (s->flow->taps - 1) * s->flow->dilations[i] + tile;
+    return s->past + rows * words_of(s->flow->channels, half);
+}
+
+/* A stage over a tile x (length), which the last one overwrites; `now` is its first sample's place in the condition. */
+static void stage_tile(const stage *s, const condition *cond, float *x, long now, long length, long tile, int half) {
+    const flow *f = s->flow;
+    long C = f->channels, words = words_of(C, half);
+    word *past = s->past, *next = past;
+    if (s->first == 0)
+        enter(f, x, length, s->residual);
+    for (long t = 0; t < length; t++)
+        to_words(past + ((f->taps - 1) * f->dilations[s->first] + t) * words, s->residual + t * C, C, half);
+    for (long i = s->first; i < s->end; i++, past = next) {
         long reach = (f->taps - 1) * f->dilations[i];
         next = past + (reach + tile) * words;
-        word *y = i + 1 < f->layers ? next + (f->taps - 1) * f->dilations[i + 1] * words : NULL;
+        word *y = i + 1 < s->end ? next + (f->taps - 1) * f->dilations[i + 1] * words : NULL;
         for (long at = 0; at < length; at += PANEL)
-            layer_rows(f, i, past, cond, now, at, length - at < PANEL ? length - at : PANEL, y, half);
+            layer_rows(f, i, past, cond, now, at, length - at < PANEL ? length - at : PANEL, s->residual, y, half);
         memmove(past, past + length * words, reach * words * sizeof *past); /* what the next tile needs */
     }
-    for (long at = 0; at < length; at += PANEL)
-        leave(f, x, at, length - at < PANEL ? length - at : PANEL, half);
-    *f->before = last;
+    for (long at = 0; at < length && s->end == f->layers; at += PANEL)
+        leave(f, s->residual, x, at, length - at < PANEL ? length - at : PANEL, half);
 }
 
 /* The next `length` samples: z (length) becomes x. `frames` holds, for every flow, a (count, layers 2G) matrix; sample
@@ -142,14 +170,21 @@ void chain_run(const flow *flows, long count, const float *const *frames, long f
                float *x, long length, long tile, long half, long threads) {
 #pragma omp parallel num_threads(threads)
 #pragma omp single
-    for (long start = 0; start < length; start += tile)
-        for (long i = 0; i < count; i++)
-#pragma omp task depend(inout : flows[i].before[0]) depend(inout : x[start])
-        {
-            condition cond = {frames[i], frame_count, flows[i].layers * 2 * flows[i].gate, hop};
-            products_begin();
-            flow_tile(flows + i, &cond, x + start, offset + start, length - start < tile ? length - start : tile, tile,
-                      half);
-            products_end();
+    for (long n = 0; n * tile < length; n++)
+        for (const flow *f = flows; f < flows + count; f++) {
+            word *past = f->past;
+            for (long first = 0; first < f->layers; first += f->stage) {
+                stage s = stage_of(f, first, past, n, tile);
+                past = past_end(&s, tile, half);
+#pragma omp task depend(inout : s.past[0]) depend(inout : s.residual[0]) depend(inout : x[n * tile])
+                {
+                    condition cond = {frames[f - flows], frame_count, f->layers * 2 * f->gate, hop};
+                    long start = n * tile;
+                    products_begin();
+                    stage_tile(&s, &cond, x + start, offset + start, length - start < tile ? length - start : tile,
+                               tile, half);
+                    products_end();
+                }
+            }
         }
 }
