@@ -1,5 +1,7 @@
-"""From a mel-spectrogram, or a sound, to a waveform in one parallel pass of the student."""
+"""From a mel-spectrogram, or a sound, to a waveform in one parallel pass of the student, or as the mel comes."""
 
+from collections.abc import Iterable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self, overload
 
@@ -11,6 +13,7 @@ from torch import Tensor
 from data.audio import resample
 from data.mel import LogMel, MelConfig, MelError, check_mel
 from distill.student import Student, load_student
+from serve.streaming import StreamingStudent, VocoderStream
 from wavenet.conditioning import speaker_index
 from wavenet.device import find_device
 from wavenet.pretrained import mel_config
@@ -113,6 +116,61 @@ class Vocoder:
         wav = self._speak(batch, seed, temperature, speaker)  # (B, L hop)
         wav = wav if frames.ndim == 3 else wav[0]
         return wav if isinstance(mel, Tensor) else wav.cpu().numpy()
+
+    def begin(self, *, seed: int = 0, temperature: float = 1.0, speaker: str | None = None) -> VocoderStream:
+        """An utterance whose mel comes bit by bit; see `VocoderStream`, and `__call__` for the arguments.
+
+        Raises:
+            ValueError: an unknown speaker, a negative seed or temperature.
+        """
+        index = speaker_index(speaker, self.speakers)
+        return VocoderStream(self.streaming, seed, temperature, None if index is None else index.to(self.device))
+
+    def stream(
+        self,
+        mels: Iterable[Array | Tensor],
+        *,
+        seed: int = 0,
+        temperature: float = 1.0,
+        speaker: str | None = None,
+    ) -> Iterator[NDArray[np.float32]]:
+        """The waveform of a mel that comes in chunks (M, n), n >= 1, as soon as it is certain.
+
+            for wav in vocoder.stream([mel]):
+                play(wav)
+
+        Yields:
+            (T,) float32, the first ones short; all of them together are what `__call__` gives for the whole mel and
+            this seed, to 1e-5 of its peak (float32), for any chunks. A frame's samples need the three frames after it.
+
+        Raises:
+            MelError, ValueError: as `__call__`.
+        """
+        stream = self.begin(seed=seed, temperature=temperature, speaker=speaker)
+        return self._pieces(stream, mels)
+
+    def _pieces(self, stream: VocoderStream, mels: Iterable[Array | Tensor]) -> Iterator[NDArray[np.float32]]:
+        for mel in mels:
+            stream.append(self.frames(mel))
+            yield from (piece.cpu().numpy() for piece in stream.pieces())
+        stream.end()
+        yield from (piece.cpu().numpy() for piece in stream.pieces())
+
+    def frames(self, mel: Array | Tensor) -> Tensor:
+        """One chunk (M, n) of a mel, checked, as `VocoderStream` takes it.
+
+        Raises:
+            MelError: not that; see `__call__`.
+        """
+        check_mel(mel, self.mel)
+        if mel.ndim != 2:
+            raise MelError(f"a chunk of a mel has the shape ({self.mel.n_mels}, n), not {tuple(mel.shape)}")
+        return mel.detach() if isinstance(mel, Tensor) else torch.from_numpy(_plain(mel))
+
+    @cached_property
+    def streaming(self) -> StreamingStudent:
+        """The student as streams use it; made once."""
+        return StreamingStudent(self._student, self._gain, self._dtype)
 
     def mel_of(self, wav: Array, rate: int) -> Tensor:
         """The mel (M, L) of a mono waveform (T,) at any sampling rate.
