@@ -7,7 +7,6 @@ from enum import StrEnum
 from importlib.util import find_spec
 
 import torch
-from torch import Tensor
 
 from wavenet.kernels import native
 
@@ -38,10 +37,10 @@ def forced_backend() -> Backend | None:
     return _forced.get()
 
 
-def best_backend(tensor: Tensor) -> Backend:
-    """The fastest one for a tensor's device and dtype; the reference where no other is available."""
-    if tensor.device.type == "cpu" and tensor.dtype in native.DTYPES and native.library() is not None:
+def best_backend(device: torch.device, dtype: torch.dtype) -> Backend:
+    """The fastest one for tensors of this device and dtype; the reference where no other is available."""
+    if device.type == "cpu" and dtype in native.DTYPES and native.library() is not None:
         return Backend.native
-    if tensor.device.type == "cuda" and tensor.dtype != torch.float64 and find_spec("triton") is not None:
+    if device.type == "cuda" and dtype != torch.float64 and find_spec("triton") is not None:
         return Backend.triton
     return Backend.reference

@@ -1,9 +1,11 @@
 """The public kernels: what each computes is `reference`'s to say; here the shapes are checked and a backend chosen."""
 
+import sys
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
 
+import torch
 from torch import Tensor
 
 from wavenet.kernels import native, reference
@@ -91,20 +93,26 @@ def logistic_mixture_cross_entropy(
 
 def _module(op: str, tensor: Tensor) -> ModuleType:
     """Whose implementation computes `op` on a tensor like this; the reference's where the best backend has none."""
+    return sys.modules[_choice(op, tensor.device, tensor.dtype)]
+
+
+# A compiled function keeps the backend that it was compiled under.
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _choice(op: str, device: torch.device, dtype: torch.dtype) -> str:
     forced = forced_backend()
-    backend = best_backend(tensor) if forced is None else forced
+    backend = best_backend(device, dtype) if forced is None else forced
     if backend is Backend.reference:
-        return reference
+        return reference.__name__
     name = f"wavenet.kernels.{'cpu' if backend is Backend.native else 'triton'}_{op}"
     if forced is None and find_spec(name) is None:
-        return reference
-    if tensor.device.type != ("cpu" if backend is Backend.native else "cuda"):
-        raise ValueError(f"backend {backend} cannot compute on {tensor.device}: use another, or move the tensors")
-    if backend is Backend.native and tensor.dtype not in native.DTYPES:
-        raise ValueError(f"backend native computes float32 and bfloat16, not {tensor.dtype}: use backend reference")
+        return reference.__name__
+    if device.type != ("cpu" if backend is Backend.native else "cuda"):
+        raise ValueError(f"backend {backend} cannot compute on {device}: use another, or move the tensors")
+    if backend is Backend.native and dtype not in native.DTYPES:
+        raise ValueError(f"backend native computes float32 and bfloat16, not {dtype}: use backend reference")
     if backend is Backend.native and native.library() is None:
         raise ValueError("backend native needs a C compiler: install gcc, or use backend reference")
-    return import_module(name)
+    return import_module(name).__name__
 
 
 def _check(name: str, tensor: Tensor | None, shape: tuple[int, ...]) -> None:

@@ -105,12 +105,12 @@ def test_a_backend_refuses_tensors_of_another_device(backend, device):
     ],
 )
 def test_c_computes_what_it_has_a_type_for(dtype, backend):
-    assert best_backend(torch.zeros(1, dtype=dtype)) is backend
+    assert best_backend(torch.device("cpu"), dtype) is backend
 
 
 def test_a_device_without_kernels_gets_the_reference():
     hidden = torch.zeros(2, 3, 32, device="meta")
-    assert best_backend(hidden) is Backend.reference
+    assert best_backend(hidden.device, hidden.dtype) is Backend.reference
     assert ops.gated_activation(hidden, None, None, 1).shape == (2, 3, 16)
 
 
@@ -119,3 +119,11 @@ def test_the_layer_keeps_a_type_that_c_has_not(dtype):
     tensors = [torch.randn(shape, dtype=dtype) for shape in LAYER.values()]
     right = reference.residual_layer(*tensors, 2, 4, 0)
     assert all(map(torch.equal, ops.residual_layer(*tensors, 2, 4, 0), right))
+
+
+def test_a_compiled_function_is_one_graph_of_the_backend_that_it_was_compiled_under():
+    hidden, frames = torch.randn(2, 8, 6), torch.randn(2, 2, 6)
+    compiled = torch.compile(ops.gated_activation, backend="aot_eager", fullgraph=True)
+    with use_backend("reference"):
+        expected = ops.gated_activation(hidden, None, frames, 4)
+        assert torch.equal(compiled(hidden, None, frames, 4), expected)

@@ -170,3 +170,11 @@ def test_it_is_an_ordinary_operator(case, device):
     x, _, *rest = tensors
     out_grads = [torch.randn(case.B, case.T, width, device=device) for width in (case.C, case.S)]
     torch.library.opcheck(_residual_layer_backward, (*out_grads, x, *rest, *case.settings))
+
+
+def test_a_compiler_sees_one_graph(device):
+    case = Case(1, 20, 4, 3, 2, L=2, hop=10, skips=True)
+    tensors = inputs(case, device)
+    ours, compiled = residual_layer, torch.compile(residual_layer, backend="aot_eager", fullgraph=True)
+    for mine, right in zip(results(compiled, tensors, case), results(ours, tensors, case), strict=True):
+        assert torch.equal(mine, right)
