@@ -48,7 +48,7 @@ class CudaRecorder:
 
     def __call__(self, run: Pass) -> Pass:
         """Runs once, and returns what runs it again, on the same tensors, without Python."""
-        side = torch.cuda.Stream()
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             run()  # what is compiled or loaded on first use cannot be recorded
