@@ -7,7 +7,7 @@ DIR/phones/ID.npy    int16 (L,)
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -128,14 +128,14 @@ class LabelledCorpus(PreparedCorpus):
 class PhoneCrop(Crop):
     """A crop, and the phones of its target."""
 
-    phones: npt.NDArray[np.int64]  # (frames,)
+    phones: npt.NDArray[np.int64] = field(kw_only=True)  # (frames,)
 
 
 @dataclass
 class PhoneBatch(Batch):
     """Aligned windows, and the phones of all frames after the left context."""
 
-    phones: Tensor  # (B, frames) int64
+    phones: Tensor = field(kw_only=True)  # (B, frames) int64
 
     def to(self, device: torch.device | str) -> "PhoneBatch":
         moved = super().to(device)
