@@ -26,7 +26,11 @@ from data.atomic import write_atomic
 FORMAT = 1
 WEIGHTS = "model.safetensors"
 DESCRIPTION = "config.json"
-MAKERS = {"teacher": "wavenet train", "student": "wavenet distill"}  # kind -> the command that makes one
+MAKERS = {  # kind -> the command that makes one
+    "teacher": "wavenet train",
+    "student": "wavenet distill",
+    "classifier": "wavenet train-classifier",
+}
 
 
 class CheckpointError(ValueError):

@@ -48,7 +48,7 @@ def mel_config(description: Description, directory: Path | str) -> MelConfig:
         CheckpointError: config.json describes none, or one that its model does not read.
     """
     mel = config_from(MelConfig, description.mel, directory)
-    bands, hop = description.model.get("n_mels"), description.model.get("hop_length")
+    bands, hop = description.model.get("n_mels", 0), description.model.get("hop_length")
     if bands not in (0, mel.n_mels) or hop != mel.hop_length:  # 0: a model that reads no mel
         raise CheckpointError(
             f"{directory}: by its config.json the model reads {bands} bands every {hop} samples, but its mel has "
