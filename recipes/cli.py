@@ -91,6 +91,15 @@ def distill(overrides: Overrides = None, cfg: Show = None) -> None:
     _exit_unless(run(_configured("distill", overrides, cfg, DistillConfig)))
 
 
+@app.command(epilog="Example: wavenet train-classifier data=runs/data run=runs/classifier voice=en-us")
+def train_classifier(overrides: Overrides = None, cfg: Show = None) -> None:
+    """Train the ear of the perceptual loss, or go on: any field of configs/train-classifier.yaml as FIELD=VALUE."""
+    from recipes.train_classifier import TrainClassifierConfig
+    from recipes.train_classifier import train_classifier as run
+
+    _exit_unless(run(_configured("train-classifier", overrides, cfg, TrainClassifierConfig)))
+
+
 @app.command(
     epilog="Examples: wavenet synthesize speech.wav --checkpoint runs/student --out out; "
     "wavenet synthesize mels/ --checkpoint runs/teacher --backend numba --out out"
