@@ -108,20 +108,17 @@ class FlowChain(nn.Module):
         """
         keep = z.shape[1] if keep is None else keep
         x, loc, log_scale = z, torch.zeros_like(z), torch.zeros_like(z)
-        reach = sum(flow.network.receptive_field for flow in self.sequence)
+        reach = sum(flow.network.receptive_field for flow in self.sequence)  # of the flows to come
         for flow in self.sequence:
+            unread = max(0, x.shape[1] - keep - reach)
+            x, loc, log_scale, offset = x[:, unread:], loc[:, unread:], log_scale[:, unread:], offset + unread
             flow_loc, flow_log_scale = flow.affine(x, cond, offset)
-            reach -= flow.network.receptive_field
-            done = max(0, x.shape[1] - keep - reach)  # samples that no later flow reads
-            offset += done
-            x, loc, log_scale, flow_loc, flow_log_scale = (
-                each[:, done:] for each in (x, loc, log_scale, flow_loc, flow_log_scale)
-            )
             scale = torch.exp(flow_log_scale)
             x = x * scale + flow_loc
             loc = loc * scale + flow_loc
             log_scale = log_scale + flow_log_scale
-        return x, loc, log_scale
+            reach -= flow.network.receptive_field
+        return x[:, -keep:], loc[:, -keep:], log_scale[:, -keep:]
 
     def inverse_and_log_det(self, x: Tensor, cond: Tensor | None, offset: int = 0) -> tuple[Tensor, Tensor]:
         """x (B, T) -> z (B, T), flow by flow from the last, and ln dz[t]/dx[t] (B, T). Takes no gradient."""
