@@ -32,10 +32,12 @@ class Batch:
     speaker: Tensor  # (B,) int64
     left: int  # samples of left context, left_frames * hop: the network reads them, the loss does not
     margin: int  # mel frames beyond the waveform on each side
+    f0: Tensor | None = None  # (B, L) of the mel's frames, periods a sample, 0 where unvoiced; None: not measured
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch with its tensors on `device`."""
-        return Batch(self.wav.to(device), self.mel.to(device), self.speaker.to(device), self.left, self.margin)
+        f0 = None if self.f0 is None else self.f0.to(device)
+        return Batch(self.wav.to(device), self.mel.to(device), self.speaker.to(device), self.left, self.margin, f0)
 
 
 @dataclass
@@ -47,6 +49,7 @@ class Crop:
     speaker: int
     left: int
     margin: int
+    f0: npt.NDArray[np.float32] | None = None  # (L,)
 
 
 @dataclass
@@ -78,6 +81,7 @@ class PreparedCorpus:
         gain: the network's waveform is the file's times this.
         scale, silence_log_scale: see `data.levels.CorpusLevels`.
         speakers: names; an Entry's speaker is an index into them.
+        pitch: whether F0 was measured.
 
     Raises:
         DataError: not a prepared corpus, another format, or files that are missing or damaged.
@@ -93,12 +97,13 @@ class PreparedCorpus:
             self.scale = float(corpus["scale"]) * self.gain / own_gain
             self.silence_log_scale = float(corpus["silence_log_scale"]) + math.log(self.gain / own_gain)
             self.speakers = [str(name) for name in corpus["speakers"]]
+            self.pitch = bool(corpus.get("pitch", False))
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(
                 f"{self.folder / 'corpus.json'}: damaged ({error!r}); run `wavenet prepare` again"
             ) from error
         self._entries = read_manifest(self.folder / "manifest.jsonl")
-        for kind in ("wav", "mel"):
+        for kind in ("wav", "mel", "f0")[: 3 if self.pitch else 2]:
             present = {path.stem for path in (self.folder / kind).glob("*.npy")}
             missing = [entry.id for entry in self._entries if entry.id not in present]
             if missing:
@@ -119,9 +124,15 @@ class PreparedCorpus:
         """log_mel (M, L) of the file as it is, without the gain."""
         return gained_mel(self.stored_mel(entry), 1.0, self.mel)
 
+    def f0_of(self, entry: Entry) -> npt.NDArray[np.float32] | None:
+        """F0 (L,) in periods a sample, 0 where there is no voice; None where it was not measured."""
+        if not self.pitch:
+            return None
+        return self._load("f0", entry, np.float32, (entry.frames,)) / np.float32(self.mel.sample_rate)
+
     def whole(self, entry: Entry) -> Batch:
         """A complete utterance, without context, as a batch of one."""
-        return collate([Crop(self.wav(entry), self.mel_of(entry), entry.speaker, left=0, margin=0)])
+        return collate([Crop(self.wav(entry), self.mel_of(entry), entry.speaker, 0, 0, self.f0_of(entry))])
 
     def pcm(self, entry: Entry) -> npt.NDArray[np.int16]:
         """The stored samples (T,), memory-mapped: only what is sliced is read."""
@@ -150,7 +161,7 @@ class CropDataset(Dataset[Crop]):
 
     An utterance is drawn in proportion to its length, then a start frame, such that all `frames` frames lie within the
     utterance; shorter utterances are left out. The left context may reach before its start, where the waveform is 0 and
-    the mel repeats its first frame. From `train`, silent crops are drawn again.
+    the mel repeats its first frame, as F0 does. From `train`, silent crops are drawn again.
 
     Args:
         frames: frames of the target, those in the loss.
@@ -197,8 +208,10 @@ class CropDataset(Dataset[Crop]):
         inside = self.corpus.pcm(entry)[max(0, begin) : end]
         wav = from_pcm(np.pad(inside, (max(0, -begin), 0))) * np.float32(self.corpus.gain * gain)
         frames = np.arange(start - self.left_frames - self.margin, start + self.frames + self.margin)
-        stored = self.corpus.stored_mel(entry)[:, frames.clip(0, entry.frames - 1)]
-        return Crop(wav, gained_mel(stored, gain, self.corpus.mel), entry.speaker, left, self.margin)
+        frames = frames.clip(0, entry.frames - 1)
+        mel = gained_mel(self.corpus.stored_mel(entry)[:, frames], gain, self.corpus.mel)
+        f0 = self.corpus.f0_of(entry)
+        return Crop(wav, mel, entry.speaker, left, self.margin, None if f0 is None else f0[frames])
 
     def batch(self, crops: Sequence[Any]) -> Batch:
         """What a loader makes of several crops."""
@@ -232,12 +245,14 @@ class _Indices(Sampler[int]):
 
 def collate(crops: Sequence[Crop]) -> Batch:
     """Stack crops of equal sizes."""
+    contours = [crop.f0 for crop in crops if crop.f0 is not None]
     return Batch(
         wav=torch.from_numpy(np.stack([crop.wav for crop in crops])),
         mel=torch.from_numpy(np.stack([crop.mel for crop in crops])),
         speaker=torch.tensor([crop.speaker for crop in crops]),
         left=crops[0].left,
         margin=crops[0].margin,
+        f0=torch.from_numpy(np.stack(contours)) if contours else None,
     )
 
 

@@ -1,9 +1,11 @@
 """A corpus of sound files -> a folder of aligned waveforms and log-mels that training reads by memory map.
 
-    DIR/corpus.json      format, mel, gain, speakers, scale, silence_log_scale: written last, so it means "complete"
+    DIR/corpus.json      format, mel, gain, speakers, scale, silence_log_scale, pitch (whether F0 was measured): written
+                         last, so it means "complete"
     DIR/manifest.jsonl   one Entry a line
     DIR/wav/ID.npy       int16 (T,), T = L * hop, at the level of the recording
     DIR/mel/ID.npy       float32 (M, L), with a quarter of the config's floor
+    DIR/f0/ID.npy        float32 (L,), Hz, 0 where there is no voice; only with pitch=true
     DIR/skipped.jsonl    what was left out, and why
     DIR/settings.json    what the features were made with
 
@@ -29,6 +31,7 @@ from data.levels import CorpusLevels, Levels, corpus_levels, measure
 from data.manifest import FORMAT, DataError, Entry, Split, assign_splits, write_manifest
 from data.mel import GAIN_LIMIT, MelConfig, log_mel
 from data.parallel import map_in_order
+from data.pitch import fundamental, pyworld
 
 
 @dataclass
@@ -42,6 +45,7 @@ class PrepareConfig:
     trim_db: float | None = None  # cut silence more than so many dB under the peak off both ends; null keeps it
     valid: float = 0.05  # share of the utterances, by the hash of their ids
     test: float = 0.05
+    pitch: bool = False  # measure F0 too, for models that read it; also in a folder that was prepared without
     workers: int | None = None  # processes; null: one per core, 0: this one
 
     def __post_init__(self) -> None:
@@ -100,7 +104,7 @@ class PrepareReport:
 
 @dataclass
 class _Features:
-    """What a worker sends back of an utterance whose two files are on the disk."""
+    """What a worker sends back of an utterance whose files are on the disk."""
 
     levels: Levels
     source_rate: int | None  # None: the files were there
@@ -114,6 +118,8 @@ def prepare(config: PrepareConfig) -> PrepareReport:
         OSError: the folder is not writable, or the disk is full.
     """
     out = Path(config.out)
+    if config.pitch:
+        pyworld()  # or the news that it is missing, before anything is written
     utterances, skipped = list_corpus(config.corpus)
     if not utterances:
         raise ValueError(f"{config.corpus.root}: no sound files in this corpus; check corpus.root and corpus.kind")
@@ -168,7 +174,13 @@ def _write_index(
         speaker = speakers.index(utterance.speaker)
         entries.append(Entry(name, speaker, samples, samples // hop, splits[name], utterance.text))
     write_manifest(out / "manifest.jsonl", entries)
-    corpus = {"format": FORMAT, "mel": asdict(config.mel), "speakers": speakers, **asdict(levels)}
+    corpus = {
+        "format": FORMAT,
+        "mel": asdict(config.mel),
+        "speakers": speakers,
+        **asdict(levels),
+        "pitch": config.pitch,
+    }
     write_atomic(out / "corpus.json", json.dumps(corpus, indent=2, ensure_ascii=False).encode())
 
 
@@ -176,6 +188,7 @@ def _claim(out: Path, config: PrepareConfig) -> None:
     """Make the folder, or see that the features in it are of the same settings."""
     settings = json.loads(json.dumps({"format": FORMAT, **asdict(config)}))
     del settings["out"], settings["workers"], settings["corpus"]["download"]  # they change no feature
+    del settings["pitch"]  # adds files, and changes none
     if config.corpus.root:
         settings["corpus"]["root"] = str(Path(config.corpus.root).resolve())
     path = out / "settings.json"
@@ -199,7 +212,7 @@ def _claim(out: Path, config: PrepareConfig) -> None:
         raise DataError(
             f"{out} holds wav/ or mel/ but no settings.json, so it is not ours; give another folder: out=DIR"
         )
-    for folder in ("wav", "mel"):
+    for folder in ("wav", "mel", "f0")[: 3 if config.pitch else 2]:
         (out / folder).mkdir(parents=True, exist_ok=True)
     write_atomic(path, json.dumps(settings, indent=2).encode())
 
@@ -213,21 +226,23 @@ def _flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _process(utterance: Utterance, config: PrepareConfig) -> _Features | Skip:
-    """Write the two files of an utterance, unless they are there."""
+    """Write the files of an utterance that are not there."""
     out, mel = Path(config.out), config.mel
-    wav_path, mel_path = out / "wav" / f"{utterance.id}.npy", out / "mel" / f"{utterance.id}.npy"
-    stored = _stored(wav_path, mel_path, mel)
-    if stored is not None:
-        return _Features(measure(stored, mel.sample_rate), source_rate=None)
-    try:
-        wav, rate = utterance.read()
-        pcm = _waveform(wav, rate, config)
-    except AudioError as error:
-        return Skip(utterance.id, str(error))
-    exact = torch.from_numpy(from_pcm(pcm)).double()
-    log = log_mel(exact, replace(mel, floor=mel.floor / GAIN_LIMIT))  # (M, L)
-    write_atomic(mel_path, _npy(log.float().numpy()))
-    write_atomic(wav_path, _npy(pcm))
+    wav_path, mel_path, f0_path = (out / kind / f"{utterance.id}.npy" for kind in ("wav", "mel", "f0"))
+    pcm, rate = _stored(wav_path, mel_path, mel), None
+    if pcm is None:
+        try:
+            wav, rate = utterance.read()
+            pcm = _waveform(wav, rate, config)
+        except AudioError as error:
+            return Skip(utterance.id, str(error))
+        exact = torch.from_numpy(from_pcm(pcm)).double()
+        log = log_mel(exact, replace(mel, floor=mel.floor / GAIN_LIMIT))  # (M, L)
+        write_atomic(mel_path, _npy(log.float().numpy()))
+        write_atomic(wav_path, _npy(pcm))
+    frames = len(pcm) // mel.hop_length
+    if config.pitch and (rate is not None or _shape(f0_path) != (frames,)):
+        write_atomic(f0_path, _npy(fundamental(from_pcm(pcm), mel.sample_rate, mel.hop_length)))
     return _Features(measure(pcm, mel.sample_rate), source_rate=rate)
 
 
@@ -253,11 +268,19 @@ def _stored(wav_path: Path, mel_path: Path, mel: MelConfig) -> npt.NDArray[np.in
     """The waveform, if both files are there and whole."""
     try:
         pcm = np.load(wav_path)
-        shape = np.load(mel_path, mmap_mode="r").shape
     except (OSError, ValueError, EOFError):
         return None
-    whole = pcm.dtype == np.int16 and shape == (mel.n_mels, len(pcm) // mel.hop_length)
+    whole = pcm.dtype == np.int16 and _shape(mel_path) == (mel.n_mels, len(pcm) // mel.hop_length)
     return pcm if whole else None
+
+
+def _shape(path: Path) -> tuple[int, ...] | None:
+    """Of a stored array, or None if there is none, or a part of one."""
+    try:
+        shape: tuple[int, ...] = np.load(path, mmap_mode="r").shape
+    except (OSError, ValueError, EOFError):
+        return None
+    return shape
 
 
 def _npy(array: npt.NDArray[Any]) -> bytes:

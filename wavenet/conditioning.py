@@ -50,11 +50,10 @@ class Conditioner(nn.Module):
         """
         if mel is None or self.first is None:
             return self(mel, speaker)
-        last, inside = mel.shape[2] - 1, range(max(start, 0), min(stop, mel.shape[2]))
-        reads = torch.arange(inside.start - LOOK_AHEAD, inside.stop + LOOK_AHEAD, device=mel.device).clamp(0, last)
+        reads, frames = window_of(mel, start, stop, LOOK_AHEAD, LOOK_AHEAD)
         cond = self._read(mel[:, :, reads], speaker)
         assert cond is not None
-        return cond[:, torch.arange(start, stop, device=mel.device).clamp(0, last) - inside.start]
+        return cond[:, frames]
 
     def _read(self, padded: Tensor | None, speaker: Tensor | None) -> Tensor | None:
         """mel (B, M, LOOK_AHEAD + L + LOOK_AHEAD), speaker (B,) -> as `forward`"""
@@ -62,7 +61,7 @@ class Conditioner(nn.Module):
         if self.first is not None and self.second is not None:
             if padded is None:
                 raise ValueError("this model is conditioned on a mel-spectrogram, but none was given: pass mel")
-            frames = F.leaky_relu(self.first((padded - _MEL_CENTRE) / _MEL_SPREAD), 0.4)
+            frames = F.leaky_relu(self.first(standardised(padded)), 0.4)
             frames = F.leaky_relu(self.second(frames), 0.4)
             cond = frames.transpose(1, 2)  # (B, L, context)
         if self.speaker is not None:
@@ -77,6 +76,20 @@ class Conditioner(nn.Module):
         if speaker.numel() and not 0 <= int(speaker.min()) <= int(speaker.max()) < count:
             raise ValueError(f"speaker {speaker.tolist()} is unknown: this model has speakers 0..{count - 1}")
         return speaker
+
+
+def standardised(mel: Tensor) -> Tensor:
+    """A log-mel of speech with a mean near 0 and a deviation near 1."""
+    return (mel - _MEL_CENTRE) / _MEL_SPREAD
+
+
+def window_of(mel: Tensor, start: int, stop: int, back: int, ahead: int) -> tuple[Tensor, Tensor]:
+    """Which frames of a mel (B, M, L) a network reads that looks so far back and ahead, to compute those of the window
+    that exist; and which of the computed ones are frames start .. stop, where the first and the last one go on.
+    """
+    last, inside = mel.shape[2] - 1, range(max(start, 0), min(stop, mel.shape[2]))
+    reads = torch.arange(inside.start - back, inside.stop + ahead, device=mel.device).clamp(0, last)
+    return reads, torch.arange(start, stop, device=mel.device).clamp(0, last) - inside.start
 
 
 def check_condition(mel: Tensor | None, length: int, hop: int, margin: int) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from wavenet.conditioning import Conditioner, check_condition
 from wavenet.distributions import OutputConfig, output_distribution
 from wavenet.network import AutoregressiveNetwork, NetworkState, StackConfig
+from wavenet.pitch import CHANNELS, PitchHead, check_pitch, excite
 
 
 @dataclass
@@ -21,6 +22,7 @@ class WaveNetConfig:
         n_mels: bands of the mel that it is conditioned on; 0 for none.
         hop_length: samples per mel frame.
         n_speakers: 0 for a model without speaker embedding.
+        pitch: whether the input layer reads the running phase of F0 (`wavenet.pitch`).
     """
 
     stack: StackConfig = field(default_factory=StackConfig)
@@ -29,11 +31,13 @@ class WaveNetConfig:
     n_mels: int = 80
     hop_length: int = 256
     n_speakers: int = 0
+    pitch: bool = False
 
     def __post_init__(self) -> None:
         for name, least in (("context", 1), ("n_mels", 0), ("hop_length", 1), ("n_speakers", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}, but must be at least {least}")
+        check_pitch(self.pitch, self.n_mels)
 
 
 class WaveNet(nn.Module):
@@ -45,7 +49,10 @@ class WaveNet(nn.Module):
         self.distribution = output_distribution(config.output)
         self.conditioner = Conditioner(config.n_mels, config.n_speakers, config.context)
         context = config.context if config.n_mels or config.n_speakers else 0
-        self.network = AutoregressiveNetwork(config.stack, context, self.distribution.n_params, config.hop_length)
+        self.pitch = PitchHead(config.n_mels) if config.pitch else None
+        self.network = AutoregressiveNetwork(
+            config.stack, context, self.distribution.n_params, config.hop_length, CHANNELS if config.pitch else 0
+        )
         with torch.no_grad():
             self.network.last.bias.copy_(self.distribution.initial_bias())
 
@@ -54,7 +61,14 @@ class WaveNet(nn.Module):
         """Samples before t that the parameters at t depend on."""
         return self.config.stack.receptive_field
 
-    def forward(self, x: Tensor, mel: Tensor | None = None, speaker: Tensor | None = None, margin: int = 0) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        mel: Tensor | None = None,
+        speaker: Tensor | None = None,
+        margin: int = 0,
+        excitation: Tensor | None = None,
+    ) -> Tensor:
         """Parameters of every sample given those before it.
 
         Args:
@@ -63,6 +77,7 @@ class WaveNet(nn.Module):
             speaker: (B,), indices.
             margin: mel frames on each side beyond the waveform. With `conditioning.MARGIN` of them a
                 crop's parameters equal those of the whole clip.
+            excitation: (B, T, 3), if the model reads one; by default that of the pitch which it hears in the mel.
 
         Returns:
             (B, T, P), float32 or wider
@@ -70,9 +85,22 @@ class WaveNet(nn.Module):
         hop = self.config.hop_length
         check_condition(mel, x.shape[1], hop, margin)
         cond = self.conditioner(mel, speaker)
-        params = self.network(self.distribution.embed(x), cond, margin * hop)
+        if excitation is None:
+            excitation = self.excite(mel, margin=margin)
+        params = self.network(self.distribution.embed(x), cond, margin * hop, excitation)
         return params if params.dtype == torch.float64 else params.float()
 
-    def step(self, previous: Tensor, frames: list[Tensor | None], state: NetworkState) -> Tensor:
-        """x[t - 1] (B,) -> parameters of x[t] (B, P); frames from `network.project(conditioner(...))`."""
-        return self.network.step(self.distribution.embed(previous), frames, state)
+    def excite(self, mel: Tensor | None, f0: Tensor | None = None, margin: int = 0) -> Tensor | None:
+        """The input layer's excitation (B, T, 3), or None for a model without pitch; see `wavenet.pitch.excite`."""
+        return excite(self.pitch, mel, f0, self.config.hop_length, margin)
+
+    def step(
+        self,
+        previous: Tensor,
+        frames: list[Tensor | None],
+        state: NetworkState,
+        excitation: Tensor | None = None,
+    ) -> Tensor:
+        """x[t - 1] (B,), excitation[t] (B, 3) -> parameters of x[t] (B, P); frames from
+        `network.project(conditioner(...))`."""
+        return self.network.step(self.distribution.embed(previous), frames, state, excitation)

@@ -60,13 +60,14 @@ class AutoregressiveNetwork(nn.Module):
         context: channels of the condition; 0 for none.
         outputs: P, numbers a sample.
         hop: samples per frame of the condition.
+        excitation: E, channels of a condition at sample rate, which the first layer reads beside x[t - 1]; 0 for none.
     """
 
-    def __init__(self, config: StackConfig, context: int, outputs: int, hop: int) -> None:
+    def __init__(self, config: StackConfig, context: int, outputs: int, hop: int, excitation: int = 0) -> None:
         super().__init__()
         self.config = config
         self.hop = hop
-        self.first = nn.Linear(1, config.residual)
+        self.first = nn.Linear(1 + excitation, config.residual)
         self.stack = DilatedStack(
             config.layers, config.cycle, config.kernel, config.residual, config.gate, config.skip, context
         )
@@ -76,13 +77,14 @@ class AutoregressiveNetwork(nn.Module):
         nn.init.normal_(self.last.weight, std=0.01)
         nn.init.zeros_(self.last.bias)
 
-    def forward(self, x: Tensor, cond: Tensor | None, offset: int = 0) -> Tensor:
+    def forward(self, x: Tensor, cond: Tensor | None, offset: int = 0, excitation: Tensor | None = None) -> Tensor:
         """x (B, T), cond (B, L, context), offset of x's first sample in the condition -> (B, T, P).
 
-        Before its first sample the signal is zero.
+        Before its first sample the signal is zero. The excitation (B, T, E) is that of x[t], which is told of t as the
+        condition is: it is not shifted.
         """
         past = F.pad(x, (1, 0))[:, :-1]  # (B, T): the sample before
-        hidden = self._enter(past)  # (B, T, C)
+        hidden = self._enter(past, excitation)  # (B, T, C)
         return self._head(self.stack(hidden, self.stack.project(cond), self.hop, offset))
 
     @property
@@ -101,17 +103,25 @@ class AutoregressiveNetwork(nn.Module):
     def initial_state(self, batch: int) -> NetworkState:
         return NetworkState(0, self.stack.initial_state(batch))
 
-    def step(self, previous: Tensor, frames: list[Tensor | None], state: NetworkState) -> Tensor:
-        """x[t - 1] (B,) -> out[t] (B, P); advances the state. x[-1] is zero."""
-        hidden = self._enter(previous)  # (B, C)
+    def step(
+        self, previous: Tensor, frames: list[Tensor | None], state: NetworkState, excitation: Tensor | None = None
+    ) -> Tensor:
+        """x[t - 1] (B,), excitation[t] (B, E) -> out[t] (B, P); advances the state. x[-1] is zero."""
+        hidden = self._enter(previous, excitation)  # (B, C)
         hidden = self.stack.step(hidden, frames, self.hop, state.t, state.rings)
         state.t += 1
         return self._head(hidden)
 
     # The waveform has 16 bits and bfloat16 has 8: the way in and the way out stay in float32 under autocast.
 
-    def _enter(self, x: Tensor) -> Tensor:
-        return torch.addcmul(self.first.bias, x[..., None], self.first.weight[:, 0])
+    def _enter(self, x: Tensor, excitation: Tensor | None) -> Tensor:
+        weight = self.first.weight
+        hidden = torch.addcmul(self.first.bias, x[..., None], weight[:, 0])
+        if weight.shape[1] == 1:
+            return hidden
+        assert excitation is not None
+        with torch.autocast(hidden.device.type, enabled=False):
+            return hidden + F.linear(excitation.to(weight), weight[:, 1:])
 
     def _head(self, hidden: Tensor) -> Tensor:
         hidden = torch.relu(self.hidden(torch.relu(hidden)))

@@ -9,6 +9,8 @@ from wavenet.model import WaveNet
 from wavenet.sampling.generate import Backend, generate
 from wavenet.training.objective import Audition, LossReport, Objective
 
+LOG_F0_WEIGHT = 10.0  # makes a tenth of a nat, two semitones, weigh as much as a wrong voicing
+
 
 @dataclass
 class Clip:
@@ -20,6 +22,9 @@ class Clip:
 
 class TeacherObjective(Objective):
     """-ln p(x_t | x_<t, condition), averaged over the samples after the left context.
+
+    A model with pitch reads the F0 that was measured. Its head learns to hear that F0 in the mel by a loss of its own,
+    which shares no weight with the other.
 
     Args:
         model: the teacher.
@@ -41,12 +46,21 @@ class TeacherObjective(Objective):
         """The density is that of the value the model would emit, so that training sees what sampling feeds back."""
         x = self.model.distribution.quantise(batch.wav)
         mel = batch.mel if self.model.config.n_mels else None
-        params = self.model(x, mel, batch.speaker, batch.margin)[:, batch.left :]
+        excitation = self.model.excite(mel, batch.f0, batch.margin)
+        params = self.model(x, mel, batch.speaker, batch.margin, excitation)[:, batch.left :]
         target = x[:, batch.left :]
         with torch.autocast(x.device.type, enabled=False):
             nll = -self.model.distribution.log_density(params, target).mean()
             bits = self.model.distribution.bits(params.detach(), target, self.gain).mean()
-        return LossReport(nll, {"nll": nll.detach(), "bits": bits})
+        loss, terms = nll, {"nll": nll.detach(), "bits": bits}
+        if self.model.pitch is not None and batch.f0 is not None:
+            counted = slice(
+                batch.left // self.model.config.hop_length + batch.margin, batch.mel.shape[2] - batch.margin
+            )
+            voicing, log_f0 = self.model.pitch.losses(batch.mel, batch.f0, counted)
+            loss = loss + voicing + LOG_F0_WEIGHT * log_f0
+            terms |= {"voicing": voicing.detach(), "log_f0": log_f0.detach()}
+        return LossReport(loss, terms)
 
     def validate(self, batch: Batch) -> dict[str, float]:
         """`bits` per 16-bit sample of the sound file."""

@@ -69,7 +69,8 @@ def generate(
     if noise is None:
         noise = torch.stack([model.distribution.noise(seed + b, 0, T) for b in range(batch)])
     noise = noise.to(weight.device)
-    advance = _sampler(model, _condition(model, mel, speaker), batch, backend, weights)
+    cond, excitation = _condition(model, mel, speaker), _excitation(model, mel)
+    advance = _sampler(model, cond, excitation, batch, backend, weights)
     pieces = []
     with tqdm(total=batch * T, unit="sample", unit_scale=True, disable=not progress) as bar:
         for start in range(0, T, _CHUNK):
@@ -98,17 +99,17 @@ def parameters(
     _batch_size(mel=mel, speaker=speaker, x=x)
     _length(model, mel, None, x.shape[1])
     backend, weights = _choice(backend, weights)
-    cond, batch = _condition(model, mel, speaker), x.shape[0]
+    cond, excitation, batch = _condition(model, mel, speaker), _excitation(model, mel), x.shape[0]
     match backend:
         case Backend.naive:
-            return reference.parameters_naively(model, cond, x)
+            return reference.parameters_naively(model, cond, x, excitation)
         case Backend.cached:
             state = reference.initial_state(model, batch)
-            return reference.parameters(model, model.network.project(cond), x, state)
+            return reference.parameters(model, model.network.project(cond), x, state, excitation)
         case Backend.numba:
             from wavenet.sampling import numba_backend
 
-            packed = numba_backend.pack(model, cond, weights)
+            packed = numba_backend.pack(model, cond, excitation, weights)
             return numba_backend.parameters(packed, x, numba_backend.initial_state(packed, batch)).to(x.device)
 
 
@@ -123,20 +124,21 @@ def _choice(backend: Backend, weights: Weights) -> tuple[Backend, Weights]:
 
 
 def _sampler(
-    model: WaveNet, cond: Tensor | None, batch: int, backend: Backend, weights: Weights
+    model: WaveNet, cond: Tensor | None, excitation: Tensor | None, batch: int, backend: Backend, weights: Weights
 ) -> Callable[[Tensor], Tensor]:
     """Noise (B, n, n_noise) of the next n samples -> these samples (B, n)."""
     match backend:
         case Backend.naive:
             history = reference.History(model.network.first.bias.new_zeros(batch, 0))
-            return partial(reference.sample_naively, model, cond, history=history)
+            return partial(reference.sample_naively, model, cond, history=history, excitation=excitation)
         case Backend.cached:
             state = reference.initial_state(model, batch)
-            return partial(reference.sample, model, model.network.project(cond), state=state)
+            frames = model.network.project(cond)
+            return partial(reference.sample, model, frames, state=state, excitation=excitation)
         case Backend.numba:
             from wavenet.sampling import numba_backend  # numba takes a second to import: only who uses it pays
 
-            packed = numba_backend.pack(model, cond, weights)
+            packed = numba_backend.pack(model, cond, excitation, weights)
             return partial(numba_backend.sample, packed, state=numba_backend.initial_state(packed, batch))
 
 
@@ -148,6 +150,14 @@ def _condition(model: WaveNet, mel: Tensor | None, speaker: Tensor | None) -> Te
     inputs = list(zip_longest(mels, speakers)) or [(None, None)]
     conditions = [cond for pair in inputs if (cond := model.conditioner(*pair)) is not None]
     return torch.cat(conditions) if conditions else None
+
+
+def _excitation(model: WaveNet, mel: Tensor | None) -> Tensor | None:
+    """Of the whole utterances, (B, L hop, 3); each by itself, as in `_condition`."""
+    if mel is None or model.pitch is None:
+        return None
+    excitations = [model.excite(one[None].to(model.network.first.weight)) for one in mel]
+    return torch.cat([one for one in excitations if one is not None])
 
 
 def _check_shapes(model: WaveNet, mel: Tensor | None, noise: Tensor | None) -> None:

@@ -39,6 +39,7 @@ class PackedModel:
     network: PackedNetwork
     output: PackedOutput
     frames: Array  # (B, L, N, 2, 2 Q), or (1, ..) for a condition that all utterances share
+    excitation: Array  # (B, L hop, E), or empty
     hop: int
 
 
@@ -52,8 +53,10 @@ class NumbaState:
     calls_alone: int = 0  # that remain before teams of two are tried again; changes the speed only
 
 
-def pack(model: WaveNet, cond: Tensor | None, weights: Weights = Weights.exact) -> PackedModel:
-    """Packs a model with the condition (B, L, context) of a batch.
+def pack(
+    model: WaveNet, cond: Tensor | None, excitation: Tensor | None = None, weights: Weights = Weights.exact
+) -> PackedModel:
+    """Packs a model with the condition (B, L, context) of a batch, and its excitation (B, L hop, 3) if it reads one.
 
     Raises:
         ValueError: the model is neither float32 nor float64, or not float32 for weights in bfloat16.
@@ -67,6 +70,7 @@ def pack(model: WaveNet, cond: Tensor | None, weights: Weights = Weights.exact) 
         pack_network(model.network, weights),
         pack_output(model.config.output, model.distribution.n_params, dtype),
         pack_frames(model.network, cond),
+        np.ascontiguousarray((torch.empty(0, 0, 0) if excitation is None else excitation).to(dtype).cpu().numpy()),
         model.config.hop_length,
     )
 
@@ -103,8 +107,8 @@ def _run(packed: PackedModel, noise: Array, x: Array, params: Array, state: Numb
 
     def run(first: int, shared: numba_loop.Shared, member: int) -> int:
         return numba_loop.run(
-            packed.network, packed.output, packed.frames, packed.hop, noise, state.t, state.previous, state.rings, x,
-            params, first, shared, member, members,
+            packed.network, packed.output, packed.frames, packed.excitation, packed.hop, noise, state.t, state.previous,
+            state.rings, x, params, first, shared, member, members,
         )  # fmt: skip
 
     with ThreadPoolExecutor(min(threads, members * groups)) as pool:

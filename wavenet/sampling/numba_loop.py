@@ -68,6 +68,7 @@ def run(
     network: PackedNetwork,
     output: PackedOutput,
     frames: Array,
+    excitation: Array,
     hop: int,
     noise: Array,
     t: int,
@@ -87,6 +88,7 @@ def run(
 
     Args:
         frames: (B or 1, L, N, 2, 2 Q)
+        excitation: (B, L hop, E), or empty
         noise: (B, T, n_noise), or (0, 0, 0) where x is given and only its parameters are wanted.
         previous: (B,), x[t - 1].
         rings: (rows, B, C), advanced in place.
@@ -101,7 +103,7 @@ def run(
     late = 0
     for i in range(x.shape[1]):
         moment = _moment(t + i, 1 + i * (N + 1), hop, frames.shape[1])
-        _enter(network, output, scratch)
+        _enter(network, output, excitation, first, moment.t, scratch)
         late += _layers(network, frames, moment, rings, first, scratch, shared, member, members)
         _head(network, shared.total, moment.t % 2, scratch)
         _emit(output, noise, x, params, first, i, scratch, member == 0)
@@ -141,14 +143,21 @@ def _scratch(network: PackedNetwork, frames: Array, count: int) -> _Scratch:
 
 
 @compiled
-def _enter(network: PackedNetwork, output: PackedOutput, scratch: _Scratch) -> None:
-    """x[t - 1] -> the newest input of layer 0."""
-    C = network.first_weight.shape[0]
-    newest = scratch.inputs.shape[1] - C
+def _enter(
+    network: PackedNetwork, output: PackedOutput, excitation: Array, first: int, t: int, scratch: _Scratch
+) -> None:
+    """x[t - 1] and the excitation of x[t] -> the newest input of layer 0."""
+    inputs, weight, bias = scratch.inputs, network.first_weight, network.first_bias
+    excitation_weight, C = network.excitation_weight, network.first_weight.shape[0]
+    newest = inputs.shape[1] - C
     for u in range(scratch.previous.shape[0]):
-        embedded = network.first_weight.dtype.type(embed(output, scratch.previous[u]))
+        embedded = weight.dtype.type(embed(output, scratch.previous[u]))
         for c in range(C):
-            scratch.inputs[u, newest + c] = network.first_weight[c] * embedded + network.first_bias[c]
+            inputs[u, newest + c] = weight[c] * embedded + bias[c]
+        for e in range(excitation_weight.shape[0]):
+            now = excitation[first + u, t, e]
+            for c in range(C):
+                inputs[u, newest + c] += excitation_weight[e, c] * now
 
 
 @compiled

@@ -43,7 +43,8 @@ class Weights(StrEnum):
 
 
 class PackedNetwork(NamedTuple):
-    """Weights of an `AutoregressiveNetwork`. N layers, C residual, G gate (both halves), S skip channels, K taps.
+    """Weights of an `AutoregressiveNetwork`. N layers, C residual, G gate (both halves), S skip channels, K taps, E
+    channels of excitation.
 
     Q is G / 4 padded, the gated channels of a part; an apostrophe means padded to a multiple of WORD. in * out stands
     for the panels of a matrix, in half as many elements if they are bfloat16. The biases of the dilated convolutions
@@ -54,6 +55,7 @@ class PackedNetwork(NamedTuple):
     dilations: npt.NDArray[np.int64]  # (N,)
     ring_starts: npt.NDArray[np.int64]  # (N,), a layer's first row of the ring buffers
     first_weight: Array  # (C,)
+    excitation_weight: Array  # (E, C)
     first_bias: Array  # (C,)
     taps: Array  # (N, 2, K C * 2 Q), oldest tap first; both halves of the gate beside each other
     residual_weight: Array  # (N, 2, Q * C')
@@ -90,6 +92,7 @@ def pack_network(network: AutoregressiveNetwork, weights: Weights) -> PackedNetw
         dilations=np.array([block.conv.dilation for block in blocks], dtype=np.int64),
         ring_starts=np.cumsum(reaches) - reaches,
         first_weight=_array(network.first.weight[:, 0]),
+        excitation_weight=_array(network.first.weight[:, 1:].T),
         first_bias=_array(network.first.bias),
         taps=_matrix(torch.stack([_gates(block.conv.weight.T) for block in blocks]), weights),
         residual_weight=_matrix(_padded(out[..., :C], -1, WORD), weights),
