@@ -130,22 +130,36 @@ def synthesize(
         raise ValueError(f"{len(summary.refused)} of the inputs refused:\n  " + "\n  ".join(summary.refused))
 
 
-@app.command(epilog="Example: wavenet evaluate --checkpoint runs/teacher --checkpoint runs/student --data runs/data")
+@app.command(
+    epilog="Examples: wavenet evaluate --checkpoint runs/teacher --checkpoint runs/student --data runs/data; "
+    "wavenet evaluate --checkpoint runs/student --data recordings --seconds 60 --out out"
+)
 def evaluate(
     checkpoint: Annotated[list[Path], typer.Option(help="Teacher or student; may be repeated.")],
-    data: Annotated[Path, typer.Option(help="Prepared corpus.")],
-    out: Annotated[Path, typer.Option(help="Folder for evaluation.json.")] = Path("runs/evaluation"),
-    split: Annotated[Split, typer.Option(help="Which clips.")] = Split.test,
-    limit: Annotated[int | None, typer.Option(min=1, help="Clips at most.")] = None,
-    sample: Annotated[bool, typer.Option("--sample", help="Let teachers speak too, one sample at a time.")] = False,
+    data: Annotated[Path, typer.Option(help="Prepared corpus, or a folder of sound files.")],
+    out: Annotated[Path, typer.Option(help="Folder for evaluation.json, .md, .html and spectrograms.")] = Path(
+        "runs/evaluation"
+    ),
+    split: Annotated[Split | None, typer.Option(help="Of a prepared corpus; by default test.")] = None,
+    clips: Annotated[int | None, typer.Option(min=1, help="Clips at most.")] = None,
+    seconds: Annotated[float | None, typer.Option(min=0, help="Of audio at most, but always one clip.")] = None,
+    sample: Annotated[bool, typer.Option(help="Let teachers speak, one sample at a time.")] = True,
     device: Device = "auto",
+    dtype: Annotated[Dtype, typer.Option(help="Of a student's matrix products.")] = Dtype.float32,
     seed: Seed = 0,
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="Processes that measure; by default one per core, 0: this one.")
+    ] = None,
 ) -> None:
-    """Log-mel distance of the audio, bits per 16-bit sample of teachers, beside Griffin-Lim and shaped noise."""
+    """PESQ, STOI, spectra, pitch, silence and speed beside the original, Griffin-Lim and WORLD; a page to hear."""
+    from recipes.evaluate import Options
     from recipes.evaluate import evaluate as run
-    from recipes.evaluate import report
+    from recipes.evaluate_measures import report
 
-    typer.echo(report(run(checkpoint, data, out, split.value, limit, sample, device, seed)))
+    chosen = None if split is None else split.value
+    options = Options(checkpoint, data, out, chosen, clips, seconds, sample, device, dtype.value, seed, workers)
+    typer.echo(report(run(options)))
+    typer.echo(f"\npage: {out / 'evaluation.html'}")
 
 
 @app.command(

@@ -21,6 +21,7 @@ from recipes import benchmark, evaluate
 from recipes.cli import report_errors
 from recipes.configuration import configure
 from recipes.distill_student import DistillConfig, distill
+from recipes.evaluate_measures import report
 from recipes.pictures import draw_mels
 from recipes.synthesize import Options, synthesize
 from recipes.train_teacher import TrainConfig, train
@@ -51,9 +52,9 @@ def main(
     _say("4/5 say held-out sentences")
     picture = speak(out, PreparedCorpus(data), teacher, student)
     _say("5/5 judge and time")
-    rows = evaluate.evaluate([teacher, student], data, out, "test", limit=None, sample=False, device="cpu", seed=0)
+    rows = evaluate.evaluate(evaluate.Options([teacher, student], data, out, clips=HELD_OUT, device="cpu"))
     speeds = benchmark.benchmark(teacher, student, out, seconds=2.0, repeats=3, device="cpu", dtype="float32")
-    tables = f"{evaluate.report(rows)}\n\n{benchmark.report(speeds)}\n"
+    tables = f"{report(rows)}\n\n{benchmark.report(speeds)}\n"
     (out / "figures.md").write_text(tables)
     print(tables)
 
@@ -62,6 +63,7 @@ def main(
     print(f"audio         {out / 'wavs'}")
     print(f"picture       {picture}")
     print(f"figures       {out / 'figures.md'}  {out / 'evaluation.json'}  {out / 'benchmark.json'}")
+    print(f"page          {out / 'evaluation.html'}")
     print(f"curves        tensorboard --logdir {out}")
 
 

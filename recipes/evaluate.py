@@ -1,159 +1,272 @@
 """`wavenet evaluate`: how near is the audio, how likely is the real thing, on clips that training never saw."""
 
+import multiprocessing
+import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from tqdm import tqdm
 
-from data.dataset import PreparedCorpus
-from data.manifest import Entry
-from data.mel import log_mel
+from data.atomic import write_atomic
+from data.audio import Wave, from_pcm, to_pcm
+from data.mel import MelConfig
 from recipes.configuration import ConfigError
+from recipes.evaluate_clips import Clip, Pcm, choose_split, read_clips
+from recipes.evaluate_measures import Figures, Row, judge, report, summarise
+from recipes.evaluate_page import Shown, write_page
 from recipes.outputs import check_writable
-from recipes.provenance import table, write_results
+from recipes.pictures import draw_spectrograms
+from recipes.provenance import provenance, write_results
 from serve import Vocoder
 from wavenet.checkpoint import Description, load_description
+from wavenet.conditioning import speaker_index
 from wavenet.device import find_device
-from wavenet.metrics import griffin_lim, log_mel_distance, noise_with_envelope, real_time_factor
+from wavenet.metrics import griffin_lim, noise_with_envelope, real_time_factor
+from wavenet.model import WaveNet
 from wavenet.pretrained import load_teacher, mel_config
 from wavenet.sampling.generate import Backend, generate
+from wavenet.world import resynthesise
 
-Wave = NDArray[np.float32]
-Speak = Callable[[Entry], Wave]  # an utterance said again from its mel
+LIBRARIES = ("pesq", "pystoi", "pkg_resources", "pyworld")  # pyworld asks for pkg_resources, of setuptools below 81
+SHOWN = 8  # clips with players and pictures
+ORIGINAL = "original"
+BASELINES: dict[str, Callable[[Clip, MelConfig, int], Wave]] = {
+    "griffin-lim": lambda clip, mel, seed: griffin_lim(clip.mel, mel, seed=seed),
+    "world": lambda clip, mel, seed: resynthesise(clip.wav, mel.sample_rate),
+    "noise with the right envelope": lambda clip, mel, seed: noise_with_envelope(clip.wav, mel, seed=seed),
+}
 
 
 @dataclass
-class Row:
-    """One line of the table; None where a figure does not apply."""
+class Options:
+    """The flags of `wavenet evaluate`."""
+
+    checkpoints: list[Path]
+    data: Path
+    out: Path
+    split: str | None = None  # of a prepared corpus: train, valid, or test by default
+    clips: int | None = None  # at most, for every row
+    seconds: float | None = None  # of audio at most, for every row
+    sample: bool = True  # let teachers speak, one sample at a time
+    device: str = "auto"
+    dtype: str = "float32"  # of a student's matrix products
+    seed: int = 0
+    workers: int | None = None  # processes that measure; None: one per core, 0: this one
+
+
+@dataclass
+class Voice:
+    """What a checkpoint said of every clip, and how long it took; bits of every clip by a teacher."""
 
     name: str
-    log_mel_l1: float | None = None  # nats, mean over utterances
-    bits: float | None = None  # per 16-bit sample
-    real_time_factor: float | None = None
+    kind: str
+    said: list[Pcm] = field(default_factory=list)
+    seconds: float = 0.0
+    bits: list[float] = field(default_factory=list)
 
 
-def evaluate(
-    checkpoints: list[Path], data: Path, out: Path, split: str, limit: int | None, sample: bool, device: str, seed: int
-) -> list[Row]:
-    """Compare checkpoints with each other and with two baselines made from the same mels.
+@dataclass
+class Judged:
+    """A clip by the original, the baselines and all voices."""
 
-    Args:
-        checkpoints: students (log-mel distance of their audio) and teachers (bits per sample; with `sample` their
-            audio too).
-        data: prepared corpus.
-        out: folder for evaluation.json.
-        split: train, valid or test.
-        limit: utterances at most.
-        sample: let teachers speak, one sample at a time.
+    said: dict[str, Pcm]
+    figures: dict[str, Figures]
+    seconds: dict[str, float]  # that the baselines took
+
+
+def evaluate(options: Options) -> list[Row]:
+    """Compare checkpoints with each other, with the original and with baselines, on the same clips.
+
+    What is judged is 16-bit audio, exactly what a file or the page holds. Writes evaluation.json, evaluation.md,
+    evaluation.html, and spectrograms/ID.png of the first clips.
 
     Raises:
         CheckpointError: a checkpoint is missing or damaged.
-        ConfigError: a checkpoint of another mel, or of other speakers, than the corpus', or an empty split.
+        ConfigError: checkpoints of different mels, a corpus of another mel or of unknown speakers, or no clips; or a
+            library for the measures is not installed.
         OutputError: `out` cannot be written.
     """
-    check_writable(out)
-    device = str(find_device(device))
-    corpus = PreparedCorpus(data)
-    entries = corpus.entries(split)[:limit]
-    if not entries:
-        raise ConfigError(f"{data} has no utterance in split {split!r}: choose another split")
-    descriptions = [load_description(checkpoint) for checkpoint in checkpoints]
-    for checkpoint, description in zip(checkpoints, descriptions, strict=True):
-        _check_corpus(checkpoint, description, corpus)
-    rows = [
-        _spoken("griffin-lim", corpus, entries, lambda e: griffin_lim(corpus.mel_of(e), corpus.mel, seed=seed)),
-        _spoken("noise with the right envelope", corpus, entries, lambda e: _noise(corpus, e, seed)),
+    _check_libraries()
+    check_writable(options.out)
+    split = choose_split(options.data, options.split)
+    options = replace(options, device=str(find_device(options.device)), split=split)
+    descriptions = {checkpoint: load_description(checkpoint) for checkpoint in options.checkpoints}
+    mel = _common_mel(descriptions)
+    _check_names(options.checkpoints)
+    clips = read_clips(options.data, options.split, mel, options.clips, options.seconds)
+    for checkpoint, description in descriptions.items():
+        _check_speakers(checkpoint, description, clips)
+    voices = [
+        (_student if description.kind == "student" else _teacher)(checkpoint, clips, options)
+        for checkpoint, description in descriptions.items()
     ]
-    for checkpoint, description in zip(checkpoints, descriptions, strict=True):
-        if description.kind == "student":
-            rows.append(_student(checkpoint, corpus, entries, device, seed))
-        else:
-            rows.append(_teacher(checkpoint, corpus, entries, sample, device, seed))
-    clips = {
-        "split": split,
-        "utterances": len(entries),
-        "seconds": sum(e.samples for e in entries) / corpus.mel.sample_rate,
-    }
-    write_results(out / "evaluation.json", device, {"data": clips, "rows": [vars(row) for row in rows]})
+    judged = _judge_all(clips, voices, mel, options)
+    rows = _rows(clips, voices, judged, mel, options.seed)
+    _write(rows, clips, judged, mel, options)
     return rows
 
 
-def report(rows: list[Row]) -> str:
-    """The rows as a table."""
+def _student(checkpoint: Path, clips: list[Clip], options: Options) -> Voice:
+    vocoder = Vocoder.from_pretrained(checkpoint, device=options.device, dtype=options.dtype)
 
-    def cell(value: float | None, digits: int = 3) -> str:
-        return "" if value is None else f"{value:.{digits}f}"
+    def speak(clip: Clip) -> Wave:
+        return vocoder(clip.mel, seed=options.seed, speaker=clip.speaker if vocoder.speakers else None)
 
-    header = ["", "log-mel L1 (nats)", "bits per 16-bit sample", "x real time"]
-    return table([header, *([r.name, cell(r.log_mel_l1), cell(r.bits, 2), cell(r.real_time_factor, 2)] for r in rows)])
+    return _spoken(Voice(str(checkpoint), "student"), clips, speak)
 
 
-def _spoken(name: str, corpus: PreparedCorpus, entries: list[Entry], speak: Speak) -> Row:
-    distances, samples, seconds = [], 0, 0.0
-    for entry in tqdm(entries, desc=name, unit="clip", leave=False):
+def _teacher(checkpoint: Path, clips: list[Clip], options: Options) -> Voice:
+    model, description = load_teacher(checkpoint)
+    model = model.to(options.device)
+    voice = Voice(str(checkpoint), "teacher")
+    for clip in tqdm(clips, desc=f"{checkpoint}: bits", unit="clip", leave=False):
+        voice.bits.append(_bits(model, description, clip))
+
+    def speak(clip: Clip) -> Wave:
+        mel, speaker = torch.from_numpy(clip.mel)[None], _speaker(description, clip)
+        x = generate(model, mel, speaker, seed=options.seed, backend=Backend.numba)
+        return (x[0] / description.gain).float().cpu().numpy()
+
+    return _spoken(voice, clips, speak) if options.sample else voice
+
+
+def _spoken(voice: Voice, clips: list[Clip], speak: Callable[[Clip], Wave]) -> Voice:
+    speak(replace(clips[0], mel=clips[0].mel[:, :4]))  # what is compiled on first use takes none of the time
+    for clip in tqdm(clips, desc=voice.name, unit="clip", leave=False):
         started = time.perf_counter()
-        wav = speak(entry)
-        seconds += time.perf_counter() - started
-        samples += len(wav)
-        distances.append(log_mel_distance(log_mel(torch.from_numpy(wav), corpus.mel).numpy(), corpus.mel_of(entry)))
-    return Row(
-        name, float(np.mean(distances)), real_time_factor=real_time_factor(samples, seconds, corpus.mel.sample_rate)
-    )
-
-
-def _student(checkpoint: Path, corpus: PreparedCorpus, entries: list[Entry], device: str, seed: int) -> Row:
-    vocoder = Vocoder.from_pretrained(checkpoint, device=device)
-    voices = vocoder.speakers
-
-    def speak(entry: Entry) -> Wave:
-        return vocoder(corpus.mel_of(entry), seed=seed, speaker=voices[entry.speaker] if voices else None)
-
-    return _spoken(str(checkpoint), corpus, entries, speak)
+        wav = speak(clip)
+        voice.seconds += time.perf_counter() - started
+        if not np.isfinite(wav).all():
+            raise RuntimeError(f"{voice.name} says {clip.id} with NaN or infinity: leave it out, it cannot be judged")
+        voice.said.append(to_pcm(wav))
+    return voice
 
 
 @torch.inference_mode()
-def _teacher(
-    checkpoint: Path, corpus: PreparedCorpus, entries: list[Entry], sample: bool, device: str, seed: int
-) -> Row:
-    model, description = load_teacher(checkpoint)
-    model = model.to(device)
-
-    def speak(entry: Entry) -> Wave:
-        batch = corpus.whole(entry)
-        x = generate(model, batch.mel, batch.speaker, seed=seed, backend=Backend.numba)
-        return (x[0] / description.gain).float().cpu().numpy()
-
-    row = _spoken(str(checkpoint), corpus, entries, speak) if sample else Row(str(checkpoint))
-    leveled = PreparedCorpus(corpus.folder, description.gain)
-    total = count = 0.0
-    for entry in tqdm(entries, desc=f"{checkpoint}: bits", unit="clip", leave=False):
-        batch = leveled.whole(entry).to(device)
-        x = model.distribution.quantise(batch.wav)
-        params = model(x, batch.mel if model.config.n_mels else None, batch.speaker)
-        total += float(model.distribution.bits(params, x, description.gain).double().sum())
-        count += x.numel()
-    row.bits = total / count
-    return row
+def _bits(model: WaveNet, description: Description, clip: Clip) -> float:
+    """Mean over the clip of the bits that a 16-bit sample costs, given the ones before it."""
+    device = model.network.first.weight.device
+    wav = torch.from_numpy(clip.wav * np.float32(description.gain))[None].to(device)  # (1, T)
+    mel = torch.from_numpy(clip.mel)[None].to(device) if model.config.n_mels else None
+    speaker = _speaker(description, clip)
+    x = model.distribution.quantise(wav)
+    params = model(x, mel, None if speaker is None else speaker.to(device))
+    return float(model.distribution.bits(params, x, description.gain).double().mean())
 
 
-def _noise(corpus: PreparedCorpus, entry: Entry, seed: int) -> Wave:
-    return noise_with_envelope(corpus.wav(entry) / corpus.gain, corpus.mel, seed=seed)
+def _speaker(description: Description, clip: Clip) -> torch.Tensor | None:
+    return speaker_index(clip.speaker if description.speakers else None, description.speakers)
 
 
-def _check_corpus(checkpoint: Path, description: Description, corpus: PreparedCorpus) -> None:
-    mel = mel_config(description, checkpoint)
-    if mel != corpus.mel:
+def _judge_all(clips: list[Clip], voices: list[Voice], mel: MelConfig, options: Options) -> list[Judged]:
+    said = [{voice.name: voice.said[n] for voice in voices if voice.said} for n in range(len(clips))]
+    work = partial(_judge_clip, mel=mel, seed=options.seed)
+    bar = partial(tqdm, total=len(clips), desc="judge", unit="clip")
+    workers = min(os.cpu_count() or 1 if options.workers is None else options.workers, len(clips))
+    if workers == 0:
+        return list(bar(map(work, clips, said)))
+    spawn = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads in an unknown state
+    with ProcessPoolExecutor(workers, spawn, torch.set_num_threads, (1,)) as pool:
+        try:
+            return list(bar(pool.map(work, clips, said)))
+        except BrokenProcessPool as error:
+            raise RuntimeError("a process that measures was killed (out of memory?): try fewer --workers") from error
+
+
+def _judge_clip(clip: Clip, said: dict[str, Pcm], mel: MelConfig, seed: int) -> Judged:
+    griffin_lim(clip.mel[:, :4], mel, iterations=1)  # loads its library, which takes none of the time
+    judged = Judged({ORIGINAL: clip.pcm}, {}, {})
+    for name, say in BASELINES.items():
+        started = time.perf_counter()
+        wav = say(clip, mel, seed)
+        judged.seconds[name] = time.perf_counter() - started
+        judged.said[name] = to_pcm(wav)
+    judged.said |= said
+    for name, pcm in judged.said.items():
+        judged.figures[name] = judge(clip, from_pcm(pcm), mel)
+    return judged
+
+
+def _rows(clips: list[Clip], voices: list[Voice], judged: list[Judged], mel: MelConfig, seed: int) -> list[Row]:
+    samples = sum(len(clip.pcm) for clip in clips)
+
+    def speed(seconds: float) -> float | None:
+        return real_time_factor(samples, seconds, mel.sample_rate) if seconds else None
+
+    rows = [summarise(ORIGINAL, "original", [one.figures[ORIGINAL] for one in judged], None, seed)]
+    for name in BASELINES:
+        seconds = sum(one.seconds[name] for one in judged)
+        rows.append(summarise(name, "baseline", [one.figures[name] for one in judged], speed(seconds), seed))
+    for voice in voices:
+        for n, bits in enumerate(voice.bits):
+            judged[n].figures.setdefault(voice.name, Figures({}, {})).values["bits"] = bits
+        figures = [one.figures[voice.name] for one in judged]
+        rows.append(summarise(voice.name, voice.kind, figures, speed(voice.seconds), seed))
+    return rows
+
+
+def _write(rows: list[Row], clips: list[Clip], judged: list[Judged], mel: MelConfig, options: Options) -> None:
+    rate, out = mel.sample_rate, options.out
+    data = {"split": options.split, "utterances": len(clips), "seconds": sum(len(clip.pcm) for clip in clips) / rate}
+    results: dict[str, Any] = {
+        "data": data,
+        "rows": [asdict(row) for row in rows],
+        "clips": [
+            {"id": clip.id, "figures": {name: asdict(figures) for name, figures in one.figures.items()}}
+            for clip, one in zip(clips, judged, strict=True)
+        ],
+    }
+    write_results(out / "evaluation.json", options.device, results)
+    write_atomic(out / "evaluation.md", (report(rows) + "\n").encode())
+    shown = [Shown(clip.id, one.said, one.figures) for clip, one in list(zip(clips, judged, strict=True))[:SHOWN]]
+    for one in shown:
+        wavs = {name: from_pcm(pcm) for name, pcm in one.said.items()}
+        draw_spectrograms(out / "spectrograms" / f"{one.id}.png", wavs, rate)
+    write_page(out / "evaluation.html", rows, shown, rate, data, provenance(options.device))
+
+
+def _check_libraries() -> None:
+    absent = [name for name in LIBRARIES if find_spec(name) is None]
+    if absent:
         raise ConfigError(
-            f"{checkpoint} reads {mel}, but {corpus.folder} was prepared with {corpus.mel}: "
-            "prepare the corpus with that mel"
+            f"wavenet evaluate needs {', '.join(absent)}, not installed here: pip install 'parallel-wavenet[eval]', or "
+            "pip install --editable '.[eval]' in a checkout"
         )
-    if description.speakers and description.speakers != corpus.speakers:
-        raise ConfigError(
-            f"{checkpoint} knows the speakers {', '.join(description.speakers)}, but {corpus.folder} has "
-            f"{', '.join(corpus.speakers)}: judge it on a corpus of its own speakers"
-        )
+
+
+def _check_names(checkpoints: list[Path]) -> None:
+    taken = [ORIGINAL, *BASELINES]
+    for name in map(str, checkpoints):
+        if name in taken:
+            raise ConfigError(f"two rows would be called {name!r}: give each checkpoint once, and by a name of its own")
+        taken.append(name)
+
+
+def _common_mel(descriptions: dict[Path, Description]) -> MelConfig:
+    mels = {checkpoint: mel_config(description, checkpoint) for checkpoint, description in descriptions.items()}
+    first = next(iter(mels))
+    for checkpoint, mel in mels.items():
+        if mel != mels[first]:
+            raise ConfigError(
+                f"{first} reads {mels[first]}, but {checkpoint} reads {mel}: they cannot be given the "
+                "same; judge them apart"
+            )
+    return mels[first]
+
+
+def _check_speakers(checkpoint: Path, description: Description, clips: list[Clip]) -> None:
+    for clip in clips:
+        if description.speakers and clip.speaker not in description.speakers:
+            raise ConfigError(
+                f"{checkpoint} knows the speakers {', '.join(description.speakers)}, but {clip.id} is spoken by "
+                f"{clip.speaker}: judge it on its own speakers"
+            )

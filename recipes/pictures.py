@@ -1,8 +1,10 @@
 """Pictures of sound and speed, drawn without a display."""
 
+import io
 from collections.abc import Mapping
 from pathlib import Path
 
+import matplotlib.image
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -10,6 +12,7 @@ from numpy.typing import NDArray
 
 from data.mel import MelConfig
 
+DECIBELS = (-100.0, -10.0)  # that the colours of a spectrogram span
 Curve = list[tuple[float, float, float, float]]  # points: seconds of audio; samples a second: median, least, greatest
 
 
@@ -35,6 +38,49 @@ def draw_mels(path: Path, mels: dict[str, NDArray[np.float32]], config: MelConfi
     figure.colorbar(image, ax=figure.axes, label="ln magnitude")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
+
+
+def draw_spectrograms(path: Path, wavs: Mapping[str, NDArray[np.float32]], sample_rate: int) -> None:
+    """One panel per waveform (T,), titled by name, up to half the rate, on one scale of colour and time.
+
+    Writes a PNG.
+    """
+    figure = Figure(figsize=(11, 2.4 * len(wavs)), layout="constrained")
+    FigureCanvasAgg(figure)
+    seconds = max(len(wav) for wav in wavs.values()) / sample_rate
+    panels = figure.subplots(len(wavs), 1, sharex=True, squeeze=False)[:, 0]
+    for axes, (name, wav) in zip(panels, wavs.items(), strict=True):
+        extent = (0, len(wav) / sample_rate, 0, sample_rate / 2000)
+        low, high = DECIBELS
+        image = axes.imshow(
+            _decibels(wav), origin="lower", aspect="auto", extent=extent, vmin=low, vmax=high, cmap="magma"
+        )
+        axes.set_title(name, parse_math=False)
+        axes.set(ylabel="kHz", xlim=(0, seconds))
+    axes.set_xlabel("seconds")
+    figure.colorbar(image, ax=figure.axes, label="dB of full scale")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+
+
+def spectrogram(wav: NDArray[np.float32], height: int = 160) -> bytes:
+    """The picture alone of `draw_spectrograms`, without axes, as a PNG."""
+    decibels = _decibels(wav)[::-1]  # (F, frames), the highest first
+    rows = np.linspace(0, len(decibels), height + 1).astype(int)[:-1]
+    buffer = io.BytesIO()
+    low, high = DECIBELS
+    shrunk = np.maximum.reduceat(decibels, rows)
+    matplotlib.image.imsave(buffer, shrunk, vmin=low, vmax=high, cmap="magma", format="png")
+    return buffer.getvalue()
+
+
+def _decibels(wav: NDArray[np.float32]) -> NDArray[np.float64]:
+    """(T,) -> (F, frames): Hann windows of 1024 samples every 256; a full-scale sine reaches 0."""
+    padded = np.pad(wav.astype(np.float64), 512)
+    window = np.hanning(1025)[:-1]
+    frames = np.lib.stride_tricks.sliding_window_view(padded, 1024)[::256] * window
+    magnitude = np.abs(np.fft.rfft(frames)).T / (window.sum() / 2)
+    return 20 * np.log10(np.maximum(magnitude, 1e-7))
 
 
 def draw_speeds(path: Path, speeds: dict[str, float], sample_rate: int) -> None:

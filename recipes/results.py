@@ -10,10 +10,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from recipes import evaluate
 from recipes.benchmark import checkpoints
 from recipes.benchmark.rows import from_json
 from recipes.benchmark.tables import LENGTHS, SHARES, tables
+from recipes.evaluate_measures import report, row_from_json
 
 HOME = Path(__file__).parent / "results"
 README = Path(__file__).parent.parent / "README.md"
@@ -59,7 +59,7 @@ def _demo(folder: Path) -> str:
     return "\n\n".join(
         [
             f"**`{folder.name}`**: {clips['utterances']} clips of the {clips['split']} split, {clips['seconds']:.0f} s",
-            evaluate.report([evaluate.Row(**row) for row in judged["rows"]]),
+            report([row_from_json(row) for row in judged["rows"]]),
             _origin(judged),
             checkpoints.report([checkpoints.Speed(**speed) for speed in timed["samplers"]]),
             _origin(timed),

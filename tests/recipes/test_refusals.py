@@ -181,7 +181,16 @@ REFUSALS = {
     "unknown flag": (f"{SPEAK} student --loud", "--loud"),
     "no checkpoint": ("synthesize good.wav --out out", "--checkpoint"),
     "unknown command": ("sing good.wav", "sing"),
-    "evaluate without corpus": ("evaluate --data other --out out --checkpoint student", "not a prepared corpus"),
+    "evaluate on nothing": ("evaluate --data void --out out --checkpoint student", "void is not a prepared corpus"),
+    "evaluate on no folder": ("evaluate --data nowhere --out out --checkpoint student", "nowhere is no folder"),
+    "evaluate a split of a folder": (
+        "evaluate --data other --split valid --out out --checkpoint student",
+        "no split 'valid'",
+    ),
+    "evaluate on a bad file": ("evaluate --data bad --out out --checkpoint student", "bad/bad.wav: the file is empty"),
+    "evaluate pupils of other mels": (f"{JUDGE} student --checkpoint wide", "they cannot be given the same"),
+    "evaluate seconds that are no number": (f"{JUDGE} student --seconds nan", "--seconds"),
+    "evaluate one twice": (f"{JUDGE} student --checkpoint student", "two rows would be called 'student'"),
     "evaluate a missing checkpoint": (f"{JUDGE} nowhere", "nowhere is not a directory"),
     "evaluate on another mel": (f"{JUDGE} wide", "but corpus was prepared with"),
     "evaluate on other speakers": (f"{JUDGE} duet", "knows the speakers ada, bob"),
@@ -247,6 +256,8 @@ def strange(world: Path, make_toy_teacher: Callable[..., Path], make_toy_student
     Path("duet").symlink_to(make_toy_student(speakers=("ada", "bob")))
     Path("duet_teacher").symlink_to(make_toy_teacher(speakers=("ada", "bob")))
     Path("void").mkdir()
+    Path("bad").mkdir()
+    Path("bad/bad.wav").touch()
     Path("other").mkdir()
     shutil.copy("good.wav", "other/good.wav")
     Path("notes.txt").write_text("words")

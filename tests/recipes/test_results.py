@@ -13,7 +13,8 @@ def test_figures_are_put_between_the_markers(tmp_path: Path, monkeypatch: pytest
     demo = tmp_path / "demo"
     demo.mkdir()
     origin = {"command": "demo --out x", "device": "a machine", "torch": "2", "commit": "abc1234"}
-    row = {"name": "a student", "log_mel_l1": 0.5, "bits": None, "real_time_factor": 9.0}
+    distance = {"mean": 0.5, "low": 0.4, "high": 0.6, "clips": 5, "missing": 0}
+    row = {"name": "a student", "kind": "student", "estimates": {"log_mel_l1": distance}, "real_time_factor": 9.0}
     clips = {"split": "test", "utterances": 5, "seconds": 12.3}
     (demo / "evaluation.json").write_text(json.dumps({"data": clips, "rows": [row], "provenance": origin}))
     speeds = [
@@ -32,7 +33,7 @@ def test_figures_are_put_between_the_markers(tmp_path: Path, monkeypatch: pytest
     assert once.startswith(f"before\n{results.BEGIN}")
     assert once.endswith(f"{results.END}\nafter\n")
     assert "old figures" not in once
-    assert "| a student | 0.500 " in once
+    assert "| a student | 0.500 ± 0.100 " in once
     assert "| 20.0 x " in once  # the student's lead
     assert once.count("`demo --out x`, a machine, torch 2, commit `abc1234`") == 2
     assert (tmp_path / "results" / "toy" / "spectrograms.png").read_bytes() == b"a picture"
