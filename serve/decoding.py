@@ -1,0 +1,151 @@
+"""The bytes of a body -> the mel that is asked to be spoken, or a Problem that says what is wrong with them.
+
+Nothing is unpickled or evaluated, and no more is decoded than may be spoken.
+"""
+
+import io
+import json
+import math
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.audio import AudioError, TooLongError, decode_audio
+from data.mel import MelError, check_mel
+from serve.problems import Problem
+from serve.vocoder import Vocoder
+
+NPY_MAGIC = b"\x93NUMPY"
+MOST_RATIO = 4_000_000  # coefficients of a resampler
+OPTIONS = {"seed", "temperature", "speaker"}
+_LONGEST_HEADER = 10_000  # bytes, as numpy has it
+_HEADER = re.compile(
+    r"\{(?=.*'descr': *(?P<descr>'[^']{0,16}'|\[))(?=.*'fortran_order': *(?P<order>True|False))"
+    r"(?=.*'shape': *\((?P<shape>[0-9, ]{0,80})\)).*\}\s*",
+    re.DOTALL,
+)
+
+Mel = NDArray[np.floating[Any]]
+
+
+@dataclass
+class Asked:
+    """A mel (M, L) and what a JSON body says of how it be spoken."""
+
+    mel: Mel
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+def decode(content: bytes, media_type: str, vocoder: Vocoder, max_seconds: float) -> Asked:
+    """The mel of a body, checked: one that `vocoder` can speak, and at most so long.
+
+    Raises:
+        Problem: 413 too long, 415 another type, 422 another content.
+    """
+    try:
+        if media_type == "application/json":
+            asked = _json(content)
+        elif media_type == "application/x-npy":
+            asked = Asked(_npy(content, vocoder, max_seconds))
+        elif media_type.startswith("audio/"):
+            asked = Asked(_sound(content, vocoder, max_seconds))
+        else:
+            raise Problem(
+                415, f"a body of the type {media_type!r} is not read: send audio/*, application/x-npy, application/json"
+            )
+        check_mel(asked.mel, vocoder.mel)
+    except TooLongError as error:
+        raise Problem(413, str(error)) from None
+    except (MelError, AudioError) as error:
+        raise Problem(422, str(error)) from None
+    check_length(asked.mel.shape[1], vocoder, max_seconds)
+    return asked
+
+
+def check_length(frames: int, vocoder: Vocoder, max_seconds: float) -> None:
+    """Raises Problem 413 if so many frames are more than may be spoken."""
+    seconds = frames * vocoder.mel.hop_length / vocoder.sample_rate
+    if seconds > max_seconds:
+        raise Problem(
+            413,
+            f"an utterance of {seconds:.1f} s is longer than the limit of {max_seconds:g} s: cut it into shorter ones",
+        )
+
+
+def _npy(content: bytes, vocoder: Vocoder, max_seconds: float) -> Mel:
+    """A .npy file by its specification (NumPy enhancement proposal 1): the header is checked before the data."""
+    if content[:2] == b"PK":
+        raise MelError("this is an archive of arrays (.npz), and one array is needed: save it with np.save")
+    if content[:6] != NPY_MAGIC or len(content) < 12 or content[6] not in (1, 2, 3):
+        raise MelError("this is no .npy file of version 1, 2 or 3: save the mel with np.save")
+    width = 2 if content[6] == 1 else 4
+    start = 8 + width + int.from_bytes(content[8 : 8 + width], "little")
+    if start > min(len(content), _LONGEST_HEADER):
+        raise MelError(
+            f"the header of the .npy file ends at byte {start} of {len(content)}: save it again with np.save"
+        )
+    header = _HEADER.fullmatch(content[8 + width : start].decode("latin-1"))
+    if header is None:
+        raise MelError("the header of the .npy file does not say descr, fortran_order and shape: save it with np.save")
+    dtype, shape = _dtype(header["descr"]), tuple(int(size) for size in header["shape"].split(",") if size.strip())
+    if len(shape) == 3 and shape[0] == 1:
+        shape = shape[1:]
+    if len(shape) != 2:
+        raise MelError(f"a mel has the shape ({vocoder.mel.n_mels}, L), not {shape}")
+    if shape[0] == vocoder.mel.n_mels:
+        check_length(shape[1], vocoder, max_seconds)
+    expected = math.prod(shape) * dtype.itemsize
+    if len(content) - start != expected:
+        raise MelError(
+            f"the header of the .npy file promises {expected} bytes, and {len(content) - start} follow: send it again"
+        )
+    flat = np.frombuffer(content, dtype, offset=start)
+    return flat.reshape(shape, order="F" if header["order"] == "True" else "C")
+
+
+def _dtype(descr: str) -> np.dtype[Any]:
+    if re.fullmatch(r"'[<>=][fiu][248]'|'\|[iub]1'", descr):
+        return np.dtype(descr.strip("'"))  # `check_mel` refuses those that are not floating
+    what = "objects, which would have to be unpickled" if "O" in descr else f"the type {descr}"
+    raise MelError(f"the .npy file holds {what}: give natural logarithms as float32, mel.astype(np.float32)")
+
+
+def _json(content: bytes) -> Asked:
+    """{"mel": L lists of M numbers, ...}"""
+    try:
+        body = json.loads(content, parse_constant=_constant)
+    except (ValueError, RecursionError) as error:
+        raise Problem(400, f"the body is not JSON ({str(error)[:100]}): send {{'mel': [[...], ...]}}") from None
+    if not isinstance(body, dict) or "mel" not in body:
+        raise MelError("the JSON is no object with a mel: send {'mel': [[80 numbers], ...], 'seed': 1}")
+    unknown = sorted(body.keys() - OPTIONS - {"mel"})
+    if unknown:
+        raise MelError(f"the JSON has the unknown {unknown[0][:40]!r}: leave it out")
+    rows, options = body.pop("mel"), body
+    width = len(rows[0]) if isinstance(rows, list) and rows and isinstance(rows[0], list) else 0
+    if not width or not all(isinstance(row, list) and len(row) == width for row in rows):
+        raise MelError("mel is no list of frames, each a list of equally many numbers: send mel.T.tolist()")
+    if not all(type(number) in (int, float) for row in rows for number in row):
+        raise MelError("mel holds something other than numbers: send mel.T.tolist()")
+    try:
+        return Asked(np.array(rows, np.float64).T, options)
+    except OverflowError:
+        raise MelError("mel holds a number beyond all floats: send natural logarithms") from None
+
+
+def _constant(name: str) -> float:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _sound(content: bytes, vocoder: Vocoder, max_seconds: float) -> Mel:
+    wav, rate = decode_audio(io.BytesIO(content), "the sound", max_seconds)
+    common = math.gcd(rate, vocoder.sample_rate)
+    if rate // common * (vocoder.sample_rate // common) > MOST_RATIO:
+        raise MelError(
+            f"the sound's sampling rate is {rate} Hz, and there is no short way from it to {vocoder.sample_rate} Hz: "
+            "resample it to 16000, 22050, 44100 or 48000 Hz"
+        )
+    return vocoder.mel_of(wav, rate).cpu().numpy()

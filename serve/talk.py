@@ -1,0 +1,125 @@
+"""A conversation over a WebSocket: mel frames in as a text-to-speech front end makes them, sound out as it is ready."""
+
+import asyncio
+import json
+import logging
+from typing import Any
+
+import numpy as np
+from starlette.websockets import WebSocket, WebSocketDisconnect
+from torch import Tensor
+
+from data.mel import MelError
+from serve.answers import StreamFormat, raw
+from serve.asking import Start, begin, validated
+from serve.decoding import check_length
+from serve.engine import Job
+from serve.problems import ClientGone, Problem
+from serve.service import Service
+from serve.vocoder import Vocoder
+
+logger = logging.getLogger("uvicorn.error")
+_CLOSE_CODES = {408: 1008, 413: 1009, 429: 1013, 500: 1011, 503: 1013}  # RFC 6455 and its registry
+_REFUSED = 1008  # any other
+
+
+async def talk(socket: WebSocket, service: Service) -> None:
+    """From the handshake to the close; whatever goes wrong is a problem to the client, as a JSON message."""
+    await socket.accept()
+    try:
+        await _converse(socket, service)
+        await socket.close()
+    except Problem as problem:
+        await _refuse(socket, problem)
+    except (ClientGone, WebSocketDisconnect, TimeoutError):
+        return
+    except Exception:
+        logger.exception("a conversation failed")
+        await _refuse(socket, Problem(500, "the server failed; its log says why"))
+
+
+async def _refuse(socket: WebSocket, problem: Problem) -> None:
+    try:
+        await socket.send_json({**problem.body, "type": "problem"})
+        await socket.close(_CLOSE_CODES.get(problem.status, _REFUSED))
+    except (WebSocketDisconnect, RuntimeError):
+        logger.debug("the client did not wait for what was wrong")
+
+
+async def _converse(socket: WebSocket, service: Service) -> None:
+    patience = service.config.patience
+    message = await _next(socket, patience)
+    if not isinstance(message, dict):
+        raise Problem(400, "the conversation begins with frames: send {'type': 'start'} first")
+    start = validated(Start, {**message, "format": _format(message)})
+    name, vocoder = service.models.find(start.model)
+    with service.engine.speak(begin(vocoder, start)) as job:
+        listener = asyncio.create_task(_listen(socket, service, vocoder, job))
+        try:
+            async for wav in job.pieces():
+                async with asyncio.timeout(patience):
+                    await socket.send_bytes(raw(wav, start.format))
+            factor = service.spoken(job, vocoder.sample_rate)
+        finally:
+            listener.cancel()
+    summary = {"samples": job.stream.samples, "sample_rate": vocoder.sample_rate, "seed": start.seed, "model": name}
+    await socket.send_json({"type": "summary", **summary, "real_time_factor": round(factor, 3)})
+
+
+def _format(message: dict[str, Any]) -> StreamFormat:
+    """JSON has no enumerations."""
+    wanted = message.get("format", StreamFormat.s16.value)
+    if wanted not in (StreamFormat.s16.value, StreamFormat.f32.value):
+        raise Problem(422, f"format is {str(wanted)[:40]!r}: choose s16 or f32")
+    return StreamFormat(wanted)
+
+
+async def _listen(socket: WebSocket, service: Service, vocoder: Vocoder, job: Job) -> None:
+    """Feeds the job until the end, then watches whether the client stays; an error goes to who waits for the sound."""
+    try:
+        while not isinstance(message := await _next(socket, service.config.patience), dict):
+            mel = _frames(message, vocoder)
+            check_length(job.frames + mel.shape[1], vocoder, service.config.max_seconds)
+            job.feed(mel)
+        if message != {"type": "end"}:
+            raise Problem(400, "a message is neither frames nor the end: send bytes, or {'type': 'end'}")
+        if not job.frames:
+            raise Problem(422, "the mel has zero frames; give at least one")
+        job.end()
+        await _next(socket, None)
+        raise Problem(400, "a message came after the end: open another connection for another utterance")
+    except Exception as error:
+        job.fail(error)
+
+
+def _frames(content: bytes, vocoder: Vocoder) -> Tensor:
+    """Little-endian float32 (n, M) -> (M, n), checked."""
+    bands = vocoder.mel.n_mels
+    if not content or len(content) % (4 * bands):
+        raise Problem(
+            422, f"{len(content)} bytes are no frames of {bands} little-endian float32 numbers, {4 * bands} bytes each"
+        )
+    try:
+        return vocoder.frames(np.frombuffer(content, "<f4").reshape(-1, bands).T)
+    except MelError as error:
+        raise Problem(422, str(error)) from None
+
+
+async def _next(socket: WebSocket, patience: float | None) -> bytes | dict[str, Any]:
+    """The next message: bytes, or a JSON object."""
+    try:
+        async with asyncio.timeout(patience):
+            message = await socket.receive()
+    except TimeoutError:
+        raise Problem(408, f"no message came within {patience:g} s: send the next one sooner") from None
+    if message["type"] == "websocket.disconnect":
+        raise ClientGone
+    if message.get("bytes") is not None:
+        return bytes(message["bytes"])
+    try:
+        value = json.loads(message["text"])
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise Problem(400, "a text message is no JSON object: send {'type': 'start'}, bytes, {'type': 'end'}")
+    return value

@@ -1,0 +1,137 @@
+"""One server process: uvicorn around the application, and what signals do.
+
+SIGTERM and SIGINT: what runs is finished within the grace period, what comes is refused with 503; once more: at once.
+SIGHUP: the checkpoints are read again.
+"""
+
+import asyncio
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+from collections.abc import Coroutine
+from types import FrameType
+from typing import Any
+
+import uvicorn
+
+from serve.app import create_app
+from serve.connection import PatientProtocol
+from serve.service import Service
+from serve.settings import ServeConfig
+
+BROKEN = 2  # exit code: the models cannot be loaded, and trying again would not help
+_LAST_CALL = 1  # s, for what is still running when the grace period is over
+_TICK = 0.05  # s
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, but a signal first lets everything come to its end, WebSockets too."""
+
+    def __init__(self, service: Service, parent: int | None) -> None:
+        self._service = service
+        self._parent = parent  # file descriptor that is readable once the supervisor is no more
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.failure: Exception | None = None
+        super().__init__(
+            uvicorn.Config(
+                create_app(service, self._fail),
+                http=PatientProtocol,
+                ws="websockets-sansio",
+                ws_max_size=service.config.max_bytes,
+                ws_per_message_deflate=False,
+                lifespan="on",
+                log_level="info",
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                timeout_graceful_shutdown=_LAST_CALL,
+            )
+        )
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGHUP, lambda: self._begin(self._service.reload()))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # which the supervisor has held back
+        if self._parent is not None:
+            loop.add_reader(self._parent, self._orphaned)
+        await super().startup(sockets)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        asyncio.get_event_loop().call_soon_threadsafe(self._stop)
+
+    def _stop(self) -> None:
+        if self._service.draining:
+            self.should_exit = self.force_exit = True
+            return
+        self._service.draining = True
+        self._begin(self._drain())
+
+    async def _drain(self) -> None:
+        try:
+            async with asyncio.timeout(self._service.config.grace):
+                while self._service.running:
+                    await asyncio.sleep(_TICK)
+        except TimeoutError:
+            pass
+        self.should_exit = True
+
+    def _fail(self, error: Exception) -> None:
+        self.failure = error
+        self.should_exit = True
+
+    def _orphaned(self) -> None:
+        assert self._parent is not None
+        asyncio.get_running_loop().remove_reader(self._parent)
+        self._stop()
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def listen(config: ServeConfig) -> socket.socket:
+    """The socket that the server listens on.
+
+    Raises:
+        OSError: the address cannot be had.
+    """
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    try:
+        return socket.create_server((config.host, config.port), family=family, backlog=1024)
+    except OSError as error:
+        raise OSError(
+            f"cannot listen on {config.host}:{config.port} ({error.strerror or error}): choose another --host or --port"
+        ) from error
+
+
+def run(config: ServeConfig, listening: socket.socket, threads: int | None = None, parent: int | None = None) -> None:
+    """Serve until a signal.
+
+    Args:
+        threads: of the engine.
+        parent: of a supervisor; when this file descriptor becomes readable, there is none any more.
+
+    Raises:
+        CheckpointError, ValueError: the models cannot be loaded.
+    """
+    service = Service(config, threads)
+    if parent is not None:
+        service.reloaded = lambda: os.kill(os.getppid(), signal.SIGHUP)  # the other workers shall follow
+    server = _Server(service, parent)
+    server.run([listening])
+    if server.failure is not None:
+        raise server.failure
+
+
+def run_under_supervisor(config: ServeConfig, listening: socket.socket, threads: int) -> None:
+    """`run`, as the main function of a process."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    try:
+        run(config, listening, threads, parent.sentinel)
+    except (ValueError, OSError) as error:
+        sys.stderr.write(f"wavenet: {error}\n")
+        sys.exit(BROKEN)
