@@ -203,6 +203,37 @@ def benchmark(
         typer.echo(report_suite(run_suite(out, **suite)))
 
 
+@app.command(
+    epilog="Examples: wavenet serve --checkpoint runs/student; "
+    "wavenet serve --checkpoint anna=runs/anna --checkpoint bob=runs/bob --workers 2"
+)
+def serve(
+    checkpoint: Annotated[list[str], typer.Option(help="DIR, or NAME=DIR, of a student; may be repeated.")],
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 is every one.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 takes a free one.")] = 8000,
+    device: Device = "auto",
+    dtype: Annotated[Dtype, typer.Option(help="Of the students' matrix products.")] = Dtype.float32,
+    workers: Annotated[int, typer.Option(help="Processes, which share the cores.")] = 1,
+    token: Annotated[
+        str, typer.Option(envvar="WAVENET_TOKEN", show_envvar=True, help="What clients must show; none by default.")
+    ] = "",
+    max_seconds: Annotated[float, typer.Option(help="Of an utterance.")] = 60.0,
+    max_bytes: Annotated[int, typer.Option(help="Of a body.")] = 16 * 2**20,
+    queue: Annotated[int, typer.Option(help="Utterances that may wait.")] = 32,
+    patience: Annotated[float, typer.Option(help="Seconds that a body may take.")] = 30.0,
+    grace: Annotated[float, typer.Option(help="Seconds for running requests after SIGTERM.")] = 30.0,
+) -> None:
+    """Answer over HTTP and WebSocket until SIGTERM; SIGHUP reads the checkpoints again."""
+    from recipes.run_server import serve as run
+    from serve.settings import ServeConfig, named_checkpoints
+
+    limits: dict[str, Any] = {"max_seconds": max_seconds, "max_bytes": max_bytes, "queue": queue}
+    limits |= {"patience": patience, "grace": grace}
+    config = ServeConfig(named_checkpoints(checkpoint), host, port, device, dtype.value, workers, token, **limits)
+    if code := run(config):
+        raise typer.Exit(code)
+
+
 def _exit_unless(finished: bool) -> None:
     if not finished:
         raise typer.Exit(1)
