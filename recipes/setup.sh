@@ -29,5 +29,5 @@ else
     rm -rf "$venv"/lib/python3.*/site-packages/torchaudio/lib
     extras=
 fi
-pip install --quiet --editable ".[${extras}eval,dev]"
+pip install --quiet --editable ".[${extras}eval,serve,dev]"
 "$venv/bin/python" -c 'import torch, torchaudio; print(f"setup: torch {torch.__version__}, torchaudio {torchaudio.__version__}")'
