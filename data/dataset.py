@@ -128,7 +128,7 @@ class PreparedCorpus:
         """F0 (L,) in periods a sample, 0 where there is no voice; None where it was not measured."""
         if not self.pitch:
             return None
-        return self._load("f0", entry, np.float32, (entry.frames,)) / np.float32(self.mel.sample_rate)
+        return (self._load("f0", entry, np.float32, (entry.frames,)) / self.mel.sample_rate).astype(np.float32)
 
     def whole(self, entry: Entry) -> Batch:
         """A complete utterance, without context, as a batch of one."""

@@ -62,10 +62,13 @@ class CudaRecorder:
 
 @dataclass
 class Recording:
-    """A recorded pass: noise (B, T) and condition (B, L, context) in, waveform (B, T) out, always the same tensors."""
+    """A recorded pass: noise (B, T), condition (B, L, context) and excitation (B, T, E) in, waveform (B, T) out, always
+    the same tensors.
+    """
 
     z: Tensor
     cond: Tensor | None
+    excitation: Tensor | None
     x: Tensor
     replay: Pass
 
@@ -104,6 +107,7 @@ class GraphCache:
         hop: int,
         reach: int,
         block: int,
+        excite: Callable[[int, int], Tensor] | None = None,
     ) -> None:
         """Fills x (B, T) with what the chain makes of noise and condition.
 
@@ -114,6 +118,7 @@ class GraphCache:
             hop: samples per frame.
             reach: samples of noise before t that x[t] depends on.
             block: samples, about, that a window adds to what is done.
+            excite: excitation of samples start .. stop, (B, stop - start, E), also beyond the end, if flows read one.
         """
         T = x.shape[1]
         context = -(-reach // hop)
@@ -124,15 +129,20 @@ class GraphCache:
             for start in starts:
                 begin, stop = start * hop, min(T, (start + size) * hop)
                 cond = condition(start - EDGE, start + size + EDGE)
-                recording = self._recording(chain, x, size * hop, cond, hop)
+                excitation = None if excite is None else excite(begin, begin + size * hop)
+                recording = self._recording(chain, x, size * hop, cond, excitation, hop)
                 recording.z[:, : stop - begin] = draw(begin, stop)
                 if recording.cond is not None and cond is not None:
                     recording.cond.copy_(cond)
+                if recording.excitation is not None and excitation is not None:
+                    recording.excitation.copy_(excitation)
                 recording.replay()
                 known = context * hop if start else 0
                 x[:, begin + known : stop] = recording.x[:, known : stop - begin]
 
-    def _recording(self, chain: FlowChain, like: Tensor, length: int, cond: Tensor | None, hop: int) -> Recording:
+    def _recording(
+        self, chain: FlowChain, like: Tensor, length: int, cond: Tensor | None, excitation: Tensor | None, hop: int
+    ) -> Recording:
         """The one for these sizes and types, recorded now if there is none."""
         weights = [weight.data_ptr() for weight in chain.parameters()]
         if weights != self._weights:  # a recording reads them where they were
@@ -144,16 +154,18 @@ class GraphCache:
         if key not in self._recordings:
             while len(self._recordings) >= self._settings[0]:
                 self._recordings.popitem(last=False)
-            self._recordings[key] = self._new(chain, like, length, cond, hop)
+            self._recordings[key] = self._new(chain, like, length, cond, excitation, hop)
         self._recordings.move_to_end(key)
         return self._recordings[key]
 
-    def _new(self, chain: FlowChain, like: Tensor, length: int, cond: Tensor | None, hop: int) -> Recording:
+    def _new(
+        self, chain: FlowChain, like: Tensor, length: int, cond: Tensor | None, excitation: Tensor | None, hop: int
+    ) -> Recording:
         z, x = like.new_zeros(len(like), length), like.new_empty(len(like), length)
-        cond = None if cond is None else cond.clone()
+        cond, excitation = (None if given is None else given.clone() for given in (cond, excitation))
 
         def run() -> None:
-            x.copy_(chain(z, cond, EDGE * hop)[0])
+            x.copy_(chain(z, cond, EDGE * hop, None, excitation)[0])
 
         with torch.cuda.device(like.get_device()):  # nothing on a CPU, whose number is -1
-            return Recording(z, cond, x, self._record(run))
+            return Recording(z, cond, excitation, x, self._record(run))

@@ -22,6 +22,7 @@ def student_config(size: StudentSize, teacher: WaveNetConfig, initial_scale: flo
         n_mels=teacher.n_mels,
         hop_length=teacher.hop_length,
         n_speakers=teacher.n_speakers,
+        pitch=teacher.pitch,
     )
 
 
@@ -37,7 +38,7 @@ def check_fit(student: StudentConfig, teacher: WaveNetConfig) -> None:
             f"the student's noise is {student.base}, but a {teacher.output.kind} teacher scores {base} students: "
             f"set base={base}"
         )
-    for name in ("n_mels", "hop_length", "n_speakers"):
+    for name in ("n_mels", "hop_length", "n_speakers", "pitch"):
         ours, theirs = getattr(student, name), getattr(teacher, name)
         if ours != theirs:
             raise ValueError(
@@ -47,7 +48,7 @@ def check_fit(student: StudentConfig, teacher: WaveNetConfig) -> None:
 
 
 def initialise_from_teacher(student: Student, teacher: WaveNet) -> None:
-    """Copies the teacher's context network, which both read the same mel and speaker through.
+    """Copies the teacher's context network, which both read the same mel and speaker through, and its pitch head.
 
     Raises:
         ValueError: they do not fit, or their contexts differ in width.
@@ -59,3 +60,5 @@ def initialise_from_teacher(student: Student, teacher: WaveNet) -> None:
             f"the student's context is {ours}, the teacher's {theirs}: make the student with context={theirs}"
         )
     student.conditioner.load_state_dict(teacher.conditioner.state_dict())
+    if student.pitch is not None and teacher.pitch is not None:
+        student.pitch.load_state_dict(teacher.pitch.state_dict())

@@ -29,6 +29,8 @@ def softplus_affine(raw: Tensor) -> tuple[Tensor, Tensor]:
 class InverseAutoregressiveFlow(nn.Module):
     """x = z * exp(log_scale) + loc with (loc, log_scale)[t] = affine(network(z[<t], condition)).
 
+    The condition is `cond` and, if the network reads one, an excitation (B, T, E).
+
     Args:
         network: two outputs a sample.
         reads: the amplitude of z that the network calls 1.
@@ -50,24 +52,31 @@ class InverseAutoregressiveFlow(nn.Module):
         self.speaks = speaks
         self._affine = affine
 
-    def affine(self, z: Tensor, cond: Tensor | None, offset: int = 0) -> tuple[Tensor, Tensor]:
+    def affine(
+        self, z: Tensor, cond: Tensor | None, offset: int = 0, excitation: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """z (B, T), cond (B, L, context), offset of z[0] in the condition, in samples -> loc, log_scale (B, T)."""
-        return self._scaled(self.network(z / self.reads, cond, offset))
+        return self._scaled(self.network(z / self.reads, cond, offset, excitation))
 
-    def forward_and_log_det(self, z: Tensor, cond: Tensor | None, offset: int = 0) -> tuple[Tensor, Tensor]:
+    def forward_and_log_det(
+        self, z: Tensor, cond: Tensor | None, offset: int = 0, excitation: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """z (B, T) -> x (B, T) in one pass, and ln dx[t]/dz[t] (B, T), whose sum over t is ln |det dx/dz|."""
-        loc, log_scale = self.affine(z, cond, offset)
+        loc, log_scale = self.affine(z, cond, offset, excitation)
         return z * torch.exp(log_scale) + loc, log_scale
 
     @torch.no_grad()
-    def inverse_and_log_det(self, x: Tensor, cond: Tensor | None, offset: int = 0) -> tuple[Tensor, Tensor]:
+    def inverse_and_log_det(
+        self, x: Tensor, cond: Tensor | None, offset: int = 0, excitation: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """x (B, T) -> z (B, T) one sample after the other, and ln dz[t]/dx[t] (B, T). Takes no gradient."""
         frames = self.network.project(cond)
         state = self.network.initial_state(x.shape[0])
         state.t = offset
         past, log_scales = [torch.zeros_like(x[:, 0])], []
-        for now in x.unbind(dim=1):
-            loc, log_scale = self._scaled(self.network.step(past[-1] / self.reads, frames, state))  # (B,)
+        for t, now in enumerate(x.unbind(dim=1)):
+            excited = None if excitation is None else excitation[:, t]
+            loc, log_scale = self._scaled(self.network.step(past[-1] / self.reads, frames, state, excited))  # (B,)
             past.append((now - loc) * torch.exp(-log_scale))
             log_scales.append(log_scale)
         return torch.stack(past[1:], dim=1), -torch.stack(log_scales, dim=1)
@@ -95,13 +104,19 @@ class FlowChain(nn.Module):
         return [flow for flow in self.flows if isinstance(flow, InverseAutoregressiveFlow)]
 
     def forward(
-        self, z: Tensor, cond: Tensor | None, offset: int = 0, keep: int | None = None
+        self,
+        z: Tensor,
+        cond: Tensor | None,
+        offset: int = 0,
+        keep: int | None = None,
+        excitation: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """z (B, T) -> x, loc, log_scale of the whole chain; the sum of log_scale over t is ln |det dx/dz|.
 
         Args:
             keep: how many samples at the end are wanted, all T if None: every flow then computes, before them, only
                 what those after it read.
+            excitation: (B, T, E), read by every flow.
 
         Returns:
             (B, keep) each
@@ -112,7 +127,8 @@ class FlowChain(nn.Module):
         for flow in self.sequence:
             unread = max(0, x.shape[1] - keep - reach)
             x, loc, log_scale, offset = x[:, unread:], loc[:, unread:], log_scale[:, unread:], offset + unread
-            flow_loc, flow_log_scale = flow.affine(x, cond, offset)
+            excitation = None if excitation is None else excitation[:, unread:]
+            flow_loc, flow_log_scale = flow.affine(x, cond, offset, excitation)
             scale = torch.exp(flow_log_scale)
             x = x * scale + flow_loc
             loc = loc * scale + flow_loc
@@ -120,10 +136,12 @@ class FlowChain(nn.Module):
             reach -= flow.network.receptive_field
         return x[:, -keep:], loc[:, -keep:], log_scale[:, -keep:]
 
-    def inverse_and_log_det(self, x: Tensor, cond: Tensor | None, offset: int = 0) -> tuple[Tensor, Tensor]:
+    def inverse_and_log_det(
+        self, x: Tensor, cond: Tensor | None, offset: int = 0, excitation: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """x (B, T) -> z (B, T), flow by flow from the last, and ln dz[t]/dx[t] (B, T). Takes no gradient."""
         log_det = torch.zeros_like(x)
         for flow in reversed(self.sequence):
-            x, flow_log_det = flow.inverse_and_log_det(x, cond, offset)
+            x, flow_log_det = flow.inverse_and_log_det(x, cond, offset, excitation)
             log_det = log_det + flow_log_det
         return x, log_det

@@ -54,18 +54,20 @@ class ChainStream:
         return self._samples // hop - 1, (self._samples + length - 1) // hop + 2
 
     @torch.no_grad()
-    def advance(self, z: Tensor, cond: Tensor | None) -> Tensor:
+    def advance(self, z: Tensor, cond: Tensor | None, excitation: Tensor | None = None) -> Tensor:
         """The next T samples: noise z (T,) -> x (T,), float32.
 
         Args:
             cond: the frames `window(T)` of the condition, (L, context), or one frame if it is constant in time. The
                 first and the last frame of an utterance go on beyond its ends: `Conditioner.window`.
+            excitation: (T, E), of these samples, if the flows read one.
         """
         (start, stop), hop, x = self.window(len(z)), self._chain.hop, z.float().clone()
         with torch.autocast("cpu", enabled=False):
             frames = [_project(cond, *projection) for projection in self._chain.projections]
         assert len(frames[0]) in (1, stop - start)
-        self._state.advance(x, frames, hop, 0 if len(frames[0]) == 1 else self._samples - start * hop)
+        offset = 0 if len(frames[0]) == 1 else self._samples - start * hop
+        self._state.advance(x, frames, hop, offset, excitation)
         self._samples += len(z)
         return x
 
@@ -91,7 +93,7 @@ def _weights(flow: InverseAutoregressiveFlow) -> FlowWeights:
     network, blocks = flow.network, flow.network.blocks
     return FlowWeights(
         dilations=[block.conv.dilation for block in blocks],
-        first_weight=network.first.weight[:, 0],
+        first_weight=network.first.weight.T,
         first_bias=network.first.bias,
         conv_weight=torch.stack([block.conv.weight for block in blocks]),
         out_weight=torch.stack([block.out.weight for block in blocks]),

@@ -20,6 +20,7 @@ from wavenet.kernels.backend import Backend, forced_backend
 from wavenet.kernels.native import bfloat16_wanted
 from wavenet.network import AutoregressiveNetwork, StackConfig
 from wavenet.noise import logistic_noise, normal_noise
+from wavenet.pitch import CHANNELS, Excitation, PitchHead, check_pitch, excite
 from wavenet.pretrained import load_model
 
 CHUNK = 2**14  # samples of one step of a stream: what is done once a step weighs little
@@ -94,6 +95,7 @@ class StudentConfig(StudentSize):
         n_mels: bands of the mel; 0 for none.
         hop_length: samples per mel frame.
         n_speakers: 0 for a model without speaker embedding.
+        pitch: whether the input layer of every flow reads the running phase of F0 (`wavenet.pitch`).
     """
 
     context: int = 128
@@ -102,6 +104,7 @@ class StudentConfig(StudentSize):
     n_mels: int = 80
     hop_length: int = 256
     n_speakers: int = 0
+    pitch: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -111,6 +114,7 @@ class StudentConfig(StudentSize):
         for name, least in (("context", 1), ("n_mels", 0), ("hop_length", 1), ("n_speakers", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}, but must be at least {least}")
+        check_pitch(self.pitch, self.n_mels)
 
 
 @dataclass
@@ -123,14 +127,21 @@ class StudentSample:
 
 
 class Student(nn.Module):
-    """Inverse autoregressive flows under one condition that all of them share."""
+    """Inverse autoregressive flows under one condition that all of them share.
+
+    The head that hears the pitch is its teacher's, and learns nothing more.
+    """
 
     def __init__(self, config: StudentConfig) -> None:
         super().__init__()
         self.config = config
         self.conditioner = Conditioner(config.n_mels, config.n_speakers, config.context)
         context = config.context if config.n_mels or config.n_speakers else 0
-        networks = [AutoregressiveNetwork(stack, context, 2, config.hop_length) for stack in config.stacks()]
+        self.pitch = PitchHead(config.n_mels).requires_grad_(False) if config.pitch else None
+        networks = [
+            AutoregressiveNetwork(stack, context, 2, config.hop_length, CHANNELS if config.pitch else 0)
+            for stack in config.stacks()
+        ]
         flow_scale = config.initial_scale ** (1 / len(networks))  # the scales of the flows multiply
         self.chain = FlowChain(
             [
@@ -155,6 +166,7 @@ class Student(nn.Module):
         speaker: Tensor | None = None,
         margin: int = 0,
         keep: int | None = None,
+        excitation: Tensor | None = None,
     ) -> StudentSample:
         """One pass.
 
@@ -165,9 +177,16 @@ class Student(nn.Module):
             margin: mel frames on each side beyond the waveform. With `conditioning.MARGIN` of them a crop's condition
                 equals that of the whole clip.
             keep: how many samples at the end are wanted, all if None; others are computed as far as these need them.
+            excitation: (B, T, 3), if the flows read one; by default that of the pitch which is heard in the mel.
         """
         cond = self._condition(z, mel, speaker, margin)
-        return StudentSample(*self.chain(z, cond, margin * self.config.hop_length, keep))
+        if excitation is None:
+            excitation = self.excite(mel, margin=margin)
+        return StudentSample(*self.chain(z, cond, margin * self.config.hop_length, keep, excitation))
+
+    def excite(self, mel: Tensor | None, f0: Tensor | None = None, margin: int = 0) -> Tensor | None:
+        """The flows' excitation (B, T, 3), or None for a student without pitch; see `wavenet.pitch.excite`."""
+        return excite(self.pitch, mel, f0, self.config.hop_length, margin)
 
     def noise(self, seed: int, start: int, length: int) -> Tensor:
         """The noise of samples `start .. start + length`: a pure function of (seed, sample); (length,), float64."""
@@ -221,16 +240,17 @@ class Student(nn.Module):
         def draw_all(start: int, stop: int) -> Tensor:
             return torch.stack([draw(row, start, stop) for row in range(len(first))])
 
-        reach = self.receptive_field
+        reach, excited = self.receptive_field, self._excitation(mel)
         if weight.is_cuda and forced_backend() is not Backend.reference:
             self._graphs.generate(
-                self.chain, draw_all, partial(self.conditioner.window, mel, speaker), x, hop, reach, block
+                self.chain, draw_all, partial(self.conditioner.window, mel, speaker), x, hop, reach, block, excited
             )
             return x
         cond = self.conditioner(mel, speaker)  # (B, L, context)
         for start in range(0, T, block):
             begin, stop = max(0, start - reach), min(T, start + block)
-            x[:, start:stop] = self.chain(draw_all(begin, stop), cond, begin)[0][:, start - begin :]
+            z, excitation = draw_all(begin, stop), None if excited is None else excited(begin, stop)
+            x[:, start:stop] = self.chain(z, cond, begin, stop - start, excitation)[0]
         return x
 
     def _stream(
@@ -241,11 +261,17 @@ class Student(nn.Module):
         for row in range(len(x)):
             stream = ChainStream(packed)
             said, sayer = (None if given is None else given[row : row + 1] for given in (mel, speaker))
+            excited = self._excitation(said)
             for start in range(0, x.shape[1], CHUNK):
-                z = draw(row, start, min(x.shape[1], start + CHUNK))
+                stop = min(x.shape[1], start + CHUNK)
+                z, excitation = draw(row, start, stop), None if excited is None else excited(start, stop)[0]
                 with torch.autocast("cpu", enabled=False):
                     cond = self.conditioner.window(said, sayer, *stream.window(len(z)))
-                x[row, start : start + len(z)] = stream.advance(z, None if cond is None else cond[0])
+                x[row, start:stop] = stream.advance(z, None if cond is None else cond[0], excitation)
+
+    def _excitation(self, mel: Tensor | None) -> Excitation | None:
+        """Of whole utterances, as their mels tell it."""
+        return None if self.pitch is None or mel is None else Excitation(self.pitch.f0(mel), self.config.hop_length)
 
     def inverse(self, x: Tensor, mel: Tensor | None = None, speaker: Tensor | None = None, margin: int = 0) -> Tensor:
         """The noise of a waveform: x (B, T) -> z (B, T), sequentially, flow by flow from the last; no gradient."""
@@ -262,7 +288,8 @@ class Student(nn.Module):
     def _inverse(self, x: Tensor, mel: Tensor | None, speaker: Tensor | None, margin: int) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
             cond = self._condition(x, mel, speaker, margin)
-            return self.chain.inverse_and_log_det(x, cond, margin * self.config.hop_length)
+            excitation = self.excite(mel, margin=margin)
+            return self.chain.inverse_and_log_det(x, cond, margin * self.config.hop_length, excitation)
 
     def _condition(self, wav: Tensor, mel: Tensor | None, speaker: Tensor | None, margin: int) -> Tensor | None:
         check_condition(mel, wav.shape[1], self.config.hop_length, margin)

@@ -66,7 +66,7 @@ class Excitation:
         self._f0, self._hop = f0, hop
         blocks = [range(first, min(first + _FRAMES, f0.shape[1])) for first in range(0, f0.shape[1], _FRAMES)]
         steps = [_steps(f0, hop, block.start * hop, len(block) * hop) for block in blocks]
-        ends = torch.cat([each.unflatten(1, (-1, hop)).sum(dim=2) for each in steps], dim=1).cumsum(dim=1)
+        ends = torch.cat([each.view(len(f0), -1, hop).sum(dim=2) for each in steps], dim=1).cumsum(dim=1)
         self._starts = F.pad(ends, (1, 0))[:, :-1]  # (B, L), the phase of every frame's first sample
 
     def __call__(self, start: int, stop: int) -> Tensor:
@@ -116,7 +116,8 @@ class PitchHead(nn.Module):
 
     def f0(self, mel: Tensor) -> Tensor:
         """(B, M, L) -> (B, L), for `excitation`; takes no gradient. In float64, for phases add up small errors."""
-        return self.window(mel, 0, mel.shape[2])
+        L = mel.shape[2]
+        return torch.cat([self.window(mel, at, min(at + _FRAMES, L)) for at in range(0, L, _FRAMES)], dim=1)
 
     @torch.no_grad()
     def window(self, mel: Tensor, start: int, stop: int) -> Tensor:

@@ -21,11 +21,12 @@ def make_wavenet() -> MakeWaveNet:
         hop_length: int = 8,
         n_speakers: int = 0,
         dtype: torch.dtype = torch.float64,
+        pitch: bool = False,
     ) -> WaveNet:
         torch.manual_seed(0)
         stack = stack or StackConfig(layers=3, cycle=3, kernel=3, residual=8, gate=12, skip=10)
         output = OutputConfig(kind=kind, mixtures=3)
-        model = WaveNet(WaveNetConfig(stack, 6, output, n_mels, hop_length, n_speakers)).to(dtype)
+        model = WaveNet(WaveNetConfig(stack, 6, output, n_mels, hop_length, n_speakers, pitch)).to(dtype)
         torch.nn.init.normal_(model.network.last.weight, std=0.1)  # a new network's is so small that nothing matters
         for parameter in model.parameters():
             if parameter.dim() == 1:

@@ -21,10 +21,12 @@ WIDEST, LANES, MOST_TAPS = 256, 16, 3
 
 @dataclass
 class FlowWeights:
-    """The network of one flow, as `wavenet.network` computes it. N layers, C channels, K taps, 2G before the gate."""
+    """The network of one flow, as `wavenet.network` computes it. N layers, C channels, K taps, 2G before the gate, E
+    channels of excitation.
+    """
 
     dilations: list[int]
-    first_weight: Tensor  # (C,)
+    first_weight: Tensor  # (1 + E, C)
     first_bias: Tensor  # (C,)
     conv_weight: Tensor  # (N, 2G, K C); its bias belongs to the frames
     out_weight: Tensor  # (N, C, G)
@@ -46,7 +48,7 @@ class _Flow(ctypes.Structure):
     """`flow` of csrc/chain.c."""
 
     _fields_ = [
-        *((name, CLong) for name in ("layers", "channels", "gate", "taps", "stage")),
+        *((name, CLong) for name in ("layers", "channels", "gate", "taps", "stage", "excited")),
         *(
             (name, ctypes.c_void_p)
             for name in (
@@ -64,8 +66,8 @@ class PackedFlow:
 
     def __init__(self, weights: FlowWeights, half: bool) -> None:
         N, W, KC = weights.conv_weight.shape
-        C = len(weights.first_weight)
-        self.layers, self.channels, self.gate, self.taps, self.half = N, C, W // 2, KC // C, half
+        E, C = len(weights.first_weight) - 1, len(weights.first_bias)
+        self.layers, self.channels, self.gate, self.taps, self.excited, self.half = N, C, W // 2, KC // C, E, half
         self.reads, self.speaks = weights.reads, weights.speaks
         self.dilations = torch.tensor(weights.dilations, dtype=torch.int64)
         conv = [
@@ -108,7 +110,7 @@ class ChainState:
         self._flows = (_Flow * len(flows))(
             *(
                 _Flow(
-                    *(flow.layers, flow.channels, flow.gate, flow.taps, STAGE),
+                    *(flow.layers, flow.channels, flow.gate, flow.taps, STAGE, flow.excited),
                     *(address(tensor) for tensor in flow.tensors.values()),
                     *(flow.reads, flow.speaks),
                     *(address(tensor) for tensor in buffers.values()),
@@ -118,21 +120,25 @@ class ChainState:
         )
         self._packed = flows  # keeps the memory that `_flows` points to
 
-    def advance(self, x: Tensor, frames: Sequence[Tensor], hop: int, offset: int) -> None:
+    def advance(
+        self, x: Tensor, frames: Sequence[Tensor], hop: int, offset: int, excitation: Tensor | None = None
+    ) -> None:
         """The next T samples: noise x (T,) becomes the waveform, in place.
 
         Args:
             frames: for every flow, its layers' projections of the condition with their biases, (L, N 2G).
             offset: which sample of the first frame is the first of x.
+            excitation: (T, E), where E is not 0.
         """
+        excited = torch.empty(len(x), 0) if excitation is None else excitation.float().contiguous()
+        assert all(excited.shape == (len(x), flow.excited) for flow in self._packed)
         assert all(tensor.dtype == torch.float32 for tensor in (x, *frames))
         framed = [frame.contiguous() for frame in frames]
         pointers = (ctypes.c_void_p * len(framed))(*(address(frame) for frame in framed))
         numbers = (len(framed[0]), hop, offset)
+        signals = (address(tensor) for tensor in (excited, x))
         last = (len(x), TILE, int(self._packed[0].half), torch.get_num_threads())
-        loaded().chain_run(
-            self._flows, CLong(len(framed)), pointers, *map(CLong, numbers), address(x), *map(CLong, last)
-        )
+        loaded().chain_run(self._flows, CLong(len(framed)), pointers, *map(CLong, numbers), *signals, *map(CLong, last))
 
 
 def _transposed(weight: Tensor, half: bool) -> Tensor:

@@ -13,8 +13,9 @@ enum { PANEL = 32, WIDEST = 256, OUTPUTS = LANES };
 typedef struct {
     long layers, channels, gate, taps;      /* C; G, half the width of the pre-activation */
     long stage;                             /* layers of a stage; the last one may have less */
+    long excited;                           /* E, channels of the excitation */
     const long *dilations;                  /* (layers) */
-    const float *first_weight, *first_bias; /* (C) */
+    const float *first_weight, *first_bias; /* (1 + E, C), (C) */
     const word *conv, *out;                 /* packed, layer after layer */
     const float *out_bias;                  /* (layers, C) */
     const word *hidden, *last;              /* packed; last in float32, (C -> 16), two columns in use */
@@ -48,13 +49,17 @@ static operands panel_of(const word *a, long words, const word *b) {
                       .b_block = words * LANES};
 }
 
-/* The network's way in: the sample before each, times a vector. */
-static void enter(const flow *f, const float *x, long length, float *residual) {
-    long C = f->channels;
+/* The network's way in: the sample before each, and the excitation (length, E), each times a vector. */
+static void enter(const flow *f, const float *x, const float *excitation, long length, float *residual) {
+    long C = f->channels, E = f->excited;
     for (long t = 0; t < length; t++) {
         vec past = splat((t ? x[t - 1] : *f->before) / f->reads);
-        for (long c = 0; c < C; c += LANES)
-            store(residual + t * C + c, fma_(load(f->first_weight + c), past, load(f->first_bias + c)));
+        for (long c = 0; c < C; c += LANES) {
+            vec sum = fma_(load(f->first_weight + c), past, load(f->first_bias + c));
+            for (long e = 0; e < E; e++)
+                sum = fma_(load(f->first_weight + (1 + e) * C + c), splat(excitation[t * E + e]), sum);
+            store(residual + t * C + c, sum);
+        }
     }
     *f->before = x[length - 1];
 }
@@ -144,12 +149,13 @@ static word *past_end(const stage *s, long tile, int half) {
 }
 
 /* A stage over a tile x (length), which the last one overwrites; `now` is its first sample's place in the condition. */
-static void stage_tile(const stage *s, const condition *cond, float *x, long now, long length, long tile, int half) {
+static void stage_tile(const stage *s, const condition *cond, const float *excitation, float *x, long now, long length,
+                       long tile, int half) {
     const flow *f = s->flow;
     long C = f->channels, words = words_of(C, half);
     word *past = s->past, *next = past;
     if (s->first == 0)
-        enter(f, x, length, s->residual);
+        enter(f, x, excitation, length, s->residual);
     for (long t = 0; t < length; t++)
         to_words(past + ((f->taps - 1) * f->dilations[s->first] + t) * words, s->residual + t * C, C, half);
     for (long i = s->first; i < s->end; i++, past = next) {
@@ -165,9 +171,9 @@ static void stage_tile(const stage *s, const condition *cond, float *x, long now
 }
 
 /* The next `length` samples: z (length) becomes x. `frames` holds, for every flow, a (count, layers 2G) matrix; sample
-   0 lies at `offset` of its first frame. */
+   0 lies at `offset` of its first frame. The excitation (length, E) is the same for all flows. */
 void chain_run(const flow *flows, long count, const float *const *frames, long frame_count, long hop, long offset,
-               float *x, long length, long tile, long half, long threads) {
+               const float *excitation, float *x, long length, long tile, long half, long threads) {
 #pragma omp parallel num_threads(threads)
 #pragma omp single
     for (long n = 0; n * tile < length; n++)
@@ -181,8 +187,8 @@ void chain_run(const flow *flows, long count, const float *const *frames, long f
                     condition cond = {frames[f - flows], frame_count, f->layers * 2 * f->gate, hop};
                     long start = n * tile;
                     products_begin();
-                    stage_tile(&s, &cond, x + start, offset + start, length - start < tile ? length - start : tile,
-                               tile, half);
+                    stage_tile(&s, &cond, excitation + start * f->excited, x + start, offset + start,
+                               length - start < tile ? length - start : tile, tile, half);
                     products_end();
                 }
             }
