@@ -8,11 +8,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from data.audio import resample
+from data.audio import AudioError, resample
 from data.espeak import PAUSE, Spoken, pronounce
 from data.mel import MelConfig, log_mel
 
-CEPSTRA = 20
+CEPSTRA = 13
 RANGE = 7.0  # nats under the loudest band, about 60 dB: what is below is a room's noise, and no speaker's
 
 Frames = npt.NDArray[np.float32]
@@ -33,9 +33,11 @@ def align(text: str, voice: str, mel: Frames, config: MelConfig) -> list[str]:
     """
     spoken = pronounce(text, voice)
     wav = resample(spoken.wav, spoken.rate, config.sample_rate)
+    if len(wav) < config.hop_length:
+        raise AudioError(f"eSpeak has nothing to say of the text {text!r}; give it words")
     said = log_mel(torch.from_numpy(wav).double(), config).float().numpy()  # (M, L')
-    names = phones_of_frames(spoken, said.shape[1], config)
-    return [names[frame] for frame in warp(said, mel)]
+    names = [PAUSE, *phones_of_frames(spoken, said.shape[1], config), PAUSE]
+    return [names[frame] for frame in warp(_between_pauses(said), _between_pauses(mel))[1:-1]]
 
 
 def phones_of_frames(spoken: Spoken, count: int, config: MelConfig) -> list[str]:
@@ -57,13 +59,17 @@ def warp(source: Frames, target: Frames) -> npt.NDArray[np.int64]:
     return (first + last) // 2
 
 
-def cepstra(mel: Frames) -> Frames:
-    """Cepstral coefficients of a log-mel (M, L), each with mean 0 and variance 1 over time: (CEPSTRA, L).
+def _between_pauses(mel: Frames) -> Frames:
+    """Log-mel (M, L) -> (M, L + 2): eSpeak begins at once, but a recording may not."""
+    return np.pad(mel, ((0, 0), (1, 1)), constant_values=mel.max() - RANGE)
 
-    So neither level nor microphone counts, and little of the voice does.
+
+def cepstra(mel: Frames) -> Frames:
+    """Cepstral coefficients of a log-mel (M, L), less their means over time: (CEPSTRA, L).
+
+    So neither level nor microphone counts. Those left out are mostly pitch.
     """
     from scipy.fft import dct  # type: ignore[import-untyped]
 
     coefficients = dct(np.maximum(mel, mel.max() - RANGE), axis=0, norm="ortho")[:CEPSTRA]
-    centred = coefficients - coefficients.mean(axis=1, keepdims=True)
-    return centred / np.maximum(centred.std(axis=1, keepdims=True), np.float32(1e-3))
+    return coefficients - coefficients.mean(axis=1, keepdims=True)

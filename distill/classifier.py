@@ -7,16 +7,15 @@ comes from reading the output `lookahead` frames later.
 
 import math
 from dataclasses import dataclass, field
-from itertools import accumulate
-from operator import mul
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data.mel import MelConfig
 from wavenet.checkpoint import CheckpointError, Description
-from wavenet.layers import DilatedStack, receptive_field
+from wavenet.layers import DilatedStack
 from wavenet.pretrained import load_model, mel_config
 
 KERNEL = 3
@@ -30,26 +29,26 @@ class ClassifierSize:
     Args:
         channels: of every stage; the last one runs at frame rate.
         pools: samples that are averaged between two stages; their product is the hop.
-        layers: of every stage, with dilations 1, 2, 4, ...
+        layers: of every stage, with dilations 1, 2, 4, ...; those of the second hear pitch and formants
         lookahead: frames after its own that a frame's label may depend on.
         unit: waveform level that the network sees as 1.
     """
 
     channels: list[int] = field(default_factory=lambda: [32, 48, 64, 64, 64])
     pools: list[int] = field(default_factory=lambda: [4, 4, 4, 4])
-    layers: int = 3
+    layers: list[int] = field(default_factory=lambda: [3, 5, 3, 3, 3])
     lookahead: int = 6
     unit: float = 0.05
 
     def __post_init__(self) -> None:
-        if len(self.channels) != len(self.pools) + 1:
+        if not len(self.channels) == len(self.layers) == len(self.pools) + 1:
             raise ValueError(
-                f"{len(self.channels)} channels and {len(self.pools)} pools; there is a pool between two stages, "
-                "so there must be one fewer"
+                f"channels {self.channels}, layers {self.layers} and pools {self.pools} do not fit: every stage has "
+                "channels and layers, and there is a pool between two stages"
             )
-        if min(self.channels) < 1 or min(self.pools, default=1) < 1 or self.layers < 1:
+        if min([*self.channels, *self.layers, *self.pools]) < 1:
             raise ValueError(
-                f"channels {self.channels}, pools {self.pools} and layers {self.layers} must be at least 1"
+                f"channels {self.channels}, layers {self.layers} and pools {self.pools} must be at least 1"
             )
         if self.lookahead < 0:
             raise ValueError(f"lookahead is {self.lookahead} frames; it must be 0 or more")
@@ -90,16 +89,10 @@ class PhoneClassifier(nn.Module):
             nn.Linear(before, after) for before, after in zip([1, *config.channels], config.channels, strict=False)
         )
         self.stacks = nn.ModuleList(
-            DilatedStack(config.layers, config.layers, KERNEL, channels, 2 * channels, skip=0, context=0)
-            for channels in config.channels
+            DilatedStack(layers, layers, KERNEL, channels, 2 * channels, skip=0, context=0)
+            for layers, channels in zip(config.layers, config.channels, strict=True)
         )
         self.last = nn.Linear(config.channels[-1], len(config.phones))
-
-    @property
-    def receptive_field(self) -> int:
-        """Samples that an output depends on, the newest included."""
-        rates = accumulate(self.config.pools, mul, initial=1)
-        return 1 + sum(rate * receptive_field(self.config.layers, self.config.layers, KERNEL) for rate in rates)
 
     def activations(self, wav: Tensor) -> list[Tensor]:
         """Every stage's output: (B, T) -> (B, T / rate, C), rate 1, pools[0], pools[0] pools[1], ..., hop.
@@ -114,14 +107,19 @@ class PhoneClassifier(nn.Module):
         outputs: list[Tensor] = []
         for enter, stack, pool in zip(self.enter, self.stacks, [*self.config.pools, 1], strict=True):
             assert isinstance(stack, DilatedStack)
-            hidden = torch.relu(stack(enter(hidden), [None] * self.config.layers, hop=1))  # (B, T / rate, C)
+            hidden = torch.relu(stack(enter(hidden), [None] * len(stack.layers), hop=1))  # (B, T / rate, C)
             outputs.append(hidden)
-            hidden = hidden.view(len(hidden), -1, pool, hidden.shape[2]).mean(dim=2)  # (B, T / rate / pool, C)
+            hidden = _normalise(hidden.view(len(hidden), -1, pool, hidden.shape[2]).mean(dim=2))  # / pool
         return outputs
 
     def forward(self, wav: Tensor) -> Tensor:
         """Logits of all frames but the last `lookahead`: (B, T) -> (B, L - lookahead, phones)."""
-        return self.last(self.activations(wav)[-1][:, self.config.lookahead :])
+        return self.last(_normalise(self.activations(wav)[-1][:, self.config.lookahead :]))
+
+
+def _normalise(hidden: Tensor) -> Tensor:
+    """Mean 0 and variance 1 over the channels, at every moment: loud and quiet speech look alike."""
+    return F.layer_norm(hidden, hidden.shape[-1:])
 
 
 def load_classifier(directory: Path | str) -> tuple[PhoneClassifier, Description]:
