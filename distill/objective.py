@@ -107,12 +107,15 @@ class DistillationObjective(Objective):
         """The student under fresh noise for the whole window: what counts, and before it what the teacher hears."""
         z = self.model.config.base.draw(batch.wav)
         keep = z.shape[1] - self._first_heard(batch) * self.teacher.config.hop_length
-        return self.model(z, batch.mel, batch.speaker, batch.margin, keep)
+        excitation = self.model.excite(batch.mel, batch.f0, batch.margin)
+        return self.model(z, batch.mel, batch.speaker, batch.margin, keep, excitation)
 
     def _listen(self, sample: StudentSample, batch: Batch) -> Tensor:
         """The teacher's parameters (B, counted, P) at every sample that counts, given the student's before it."""
         mel = None if batch.mel is None else batch.mel[:, :, self._first_heard(batch) :]
-        params = self.teacher(sample.x, mel, batch.speaker, batch.margin)
+        excitation = self.teacher.excite(batch.mel, batch.f0, batch.margin)
+        excitation = None if excitation is None else excitation[:, -sample.x.shape[1] :]
+        params = self.teacher(sample.x, mel, batch.speaker, batch.margin, excitation)
         return params[:, -_counted(batch).shape[1] :]
 
     def _first_heard(self, batch: Batch) -> int:
