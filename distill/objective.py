@@ -1,6 +1,7 @@
 """Probability density distillation: a frozen teacher scores what the student says (arXiv 1711.10433, sections 3, 4)."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -10,7 +11,9 @@ from torch import Tensor
 from data.dataset import Batch
 from data.mel import LogMel, MelConfig
 from distill.fit import check_fit
-from distill.losses.kl import KLConfig, kl_divergence, scale_regulariser
+from distill.health import diagnose, examine, examine_scales
+from distill.losses.contrastive import ContrastiveConfig, bounded, other_condition
+from distill.losses.kl import KLConfig, clipped, floored, kl_divergence, scale_regulariser, uniforms
 from distill.losses.power import PowerConfig, spectral_distance
 from distill.student import Student, StudentSample
 from wavenet.distributions import Gaussian
@@ -24,19 +27,27 @@ class LossesConfig:
     """The terms of the loss and their weights."""
 
     kl: KLConfig = field(default_factory=KLConfig)
+    contrastive: ContrastiveConfig = field(default_factory=ContrastiveConfig)
     power: PowerConfig = field(default_factory=PowerConfig)
 
     def __post_init__(self) -> None:
         if not self.kl.weight and not self.spectral:
-            raise ValueError("every weight of the loss is 0: set kl.weight, power.frame_weight or power.mean_weight")
+            raise ValueError("every weight of the loss is 0: set kl.weight, or a weight of power")
+        if self.kl.begin and not self.spectral:
+            raise ValueError(f"nothing is learnt before kl.begin={self.kl.begin}: set it to 0, or a weight of power")
+        if self.contrastive.weight and not self.kl.weight:
+            raise ValueError(
+                f"contrastive.weight is {self.contrastive.weight}, but a part of the divergence, whose weight is 0: "
+                "set contrastive.weight to 0 as well, or kl.weight above it"
+            )
 
     @property
     def spectral(self) -> bool:
-        return bool(self.power.frame_weight or self.power.mean_weight)
+        return bool(self.power.frame_weight or self.power.high_weight or self.power.mean_weight)
 
 
 class DistillationObjective(Objective):
-    """Fresh noise for a whole window -> the student's x -> one pass of the teacher over x -> named terms.
+    """Fresh noise for a whole window -> the student's x -> a pass of the teacher over x -> named terms.
 
     x is neither clipped nor quantised: the teacher reads it as it is, and hands its gradient back. The left context of
     the window, where student and teacher still see the zeros before it, is not counted, and computed no further than
@@ -61,29 +72,45 @@ class DistillationObjective(Objective):
         self.model = model
         self.teacher = teacher.eval().requires_grad_(False)
         self.losses = losses
+        self.judge = floored(teacher.config.output, losses.kl.floor)
+        self.high_band = losses.power.band(mel.sample_rate)
         self.log_mel = LogMel(mel)
         self.gain = gain
         self.clips = clips
 
     def forward(self, batch: Batch, step: int) -> LossReport:
-        sample = self._speak(batch)
-        return self._score(sample, self._listen(sample, batch) if self.losses.kl.weight else None, batch)
+        sample, weight = self._speak(batch), self.losses.kl.weight_at(step)
+        return self._score(sample, self._opinions(sample.x, batch) if weight else [], batch, weight)
 
     def validate(self, batch: Batch) -> dict[str, float]:
-        """The loss and its terms, and of the student's audio:
+        """The loss with all its terms, whatever the step, and of the student's audio:
 
-        log_mel_l1: mean distance of its log-mel from the real one's, and
-        bits: what a 16-bit sample of it costs under the teacher once it is clipped, as a sound file is.
+        log_mel_l1: mean distance of its log-mel from the real one's,
+        bits: what a 16-bit sample of it costs under the teacher once it is clipped, as a sound file is,
+        bits_real: what one of the recording costs, and
+        health/...: the figures of `distill.health`.
         """
-        sample = self._speak(batch)
-        params = self._listen(sample, batch)
-        report = self._score(sample, params, batch)
-        real = _counted(batch)
-        x = sample.x[:, -real.shape[1] :]
+        sample, real = self._speak(batch), _counted(batch)
+        opinions = self._opinions(sample.x, batch)
+        report = self._score(sample, opinions, batch, self.losses.kl.weight)
+        x, log_scale = (each[:, -real.shape[1] :] for each in (sample.x, sample.log_scale))
         distance = (self.log_mel(x / self.gain) - self.log_mel(real / self.gain)).abs().mean()
-        bits = self.teacher.distribution.bits(params, x.clamp(-1, 1), self.gain).mean()
-        figures = {"loss": report.loss, **report.terms, "log_mel_l1": distance, "bits": bits}
+        heard = self.teacher.distribution.quantise(batch.wav)[:, -sample.x.shape[1] :]
+        health = examine(x, real, self.log_mel.config.sample_rate)
+        health |= examine_scales(log_scale, real, self.model.config.base)
+        figures = {
+            "loss": report.loss,
+            **report.terms,
+            "log_mel_l1": distance,
+            "bits": self._bits(opinions[0], x.clamp(-1, 1)),
+            "bits_real": self._bits(self._listen(heard, batch), heard[:, -real.shape[1] :]),
+            **{f"health/{name}": value for name, value in health.items()},
+        }
         return {name: float(value) for name, value in figures.items()}
+
+    def remark(self, figures: Mapping[str, float]) -> str:
+        """The verdict on the student, and the remedy."""
+        return str(diagnose({name.removeprefix("health/"): value for name, value in figures.items()}))
 
     def samples(self, batch: Batch) -> int:
         return _counted(batch).numel()
@@ -110,48 +137,67 @@ class DistillationObjective(Objective):
         excitation = self.model.excite(batch.mel, batch.f0, batch.margin)
         return self.model(z, batch.mel, batch.speaker, batch.margin, keep, excitation)
 
-    def _listen(self, sample: StudentSample, batch: Batch) -> Tensor:
-        """The teacher's parameters (B, counted, P) at every sample that counts, given the student's before it."""
+    def _opinions(self, x: Tensor, batch: Batch) -> list[Tensor]:
+        """The teacher's parameters, under the batch's condition and, for the contrast, under another one."""
+        conditions = [batch, other_condition(batch)] if self.losses.contrastive.weight else [batch]
+        return [self._listen(x, condition) for condition in conditions]
+
+    def _listen(self, x: Tensor, batch: Batch) -> Tensor:
+        """The teacher's parameters (B, counted, P) at every sample that counts, given those of x before it."""
         mel = None if batch.mel is None else batch.mel[:, :, self._first_heard(batch) :]
         excitation = self.teacher.excite(batch.mel, batch.f0, batch.margin)
-        excitation = None if excitation is None else excitation[:, -sample.x.shape[1] :]
-        params = self.teacher(sample.x, mel, batch.speaker, batch.margin, excitation)
+        excitation = None if excitation is None else excitation[:, -x.shape[1] :]
+        params = self.teacher(x, mel, batch.speaker, batch.margin, excitation)
         return params[:, -_counted(batch).shape[1] :]
+
+    def _bits(self, params: Tensor, x: Tensor) -> Tensor:
+        return self.teacher.distribution.bits(params, x, self.gain).mean()
 
     def _first_heard(self, batch: Batch) -> int:
         """The frame of the window where the teacher begins: its receptive field before what counts."""
         hop = self.teacher.config.hop_length
         return max(0, batch.left // hop - math.ceil(self.teacher.receptive_field / hop))
 
-    def _score(self, sample: StudentSample, params: Tensor | None, batch: Batch) -> LossReport:
+    def _score(self, sample: StudentSample, opinions: list[Tensor], batch: Batch, weight: float) -> LossReport:
+        """Opinions and weight are the divergence's; it is left out where there are none."""
         parts, real = [], _counted(batch)
         x, loc, log_scale = (each[:, -real.shape[1] :] for each in (sample.x, sample.loc, sample.log_scale))
         with torch.autocast(sample.x.device.type, enabled=False):
-            if params is not None:
-                parts.append(self._divergence(loc, log_scale, params))
+            if weight:
+                parts.append(self._divergence(loc, log_scale, opinions, weight))
             if self.losses.spectral:
                 parts.append(self._spectral(x, real))
         terms = {name: value.detach() for part in parts for name, value in part.terms.items()}
         return LossReport(torch.stack([part.loss for part in parts]).sum(), terms)
 
-    def _divergence(self, loc: Tensor, log_scale: Tensor, params: Tensor) -> LossReport:
-        """The KL and its two halves, nats a sample, and the regulariser of a Gaussian teacher."""
-        config, distribution = self.losses.kl, self.teacher.distribution
-        one = kl_divergence(distribution, params, loc, log_scale, self.model.config.base, config.draws)
-        terms = {"kl": one.kl.mean(), "cross_entropy": one.cross_entropy.mean(), "entropy": one.entropy.mean()}
-        loss = terms["kl"]
-        if isinstance(distribution, Gaussian):
-            terms["scale_regulariser"] = scale_regulariser(distribution, params, log_scale).mean()
+    def _divergence(self, loc: Tensor, log_scale: Tensor, opinions: list[Tensor], weight: float) -> LossReport:
+        """The KL and its two halves, nats a sample; as it is minimised, clipped and with a Gaussian teacher's
+        regulariser; and what the contrast subtracts.
+        """
+        config, contrastive = self.losses.kl, self.losses.contrastive
+        draws, base = uniforms(self.judge, loc, config.draws), self.model.config.base
+        own, *others = (kl_divergence(self.judge, params, loc, log_scale, base, draws) for params in opinions)
+        terms = {"kl": own.kl.mean(), "cross_entropy": own.cross_entropy.mean(), "entropy": own.entropy.mean()}
+        loss = terms["kl_clipped"] = clipped(own.kl, config.clip).mean()
+        if isinstance(self.judge, Gaussian):
+            terms["scale_regulariser"] = scale_regulariser(self.judge, opinions[0], log_scale).mean()
             loss = loss + config.regulariser * terms["scale_regulariser"]
-        return LossReport(config.weight * loss, terms)
+        for other in others:
+            terms["kl_other"] = other.kl.mean()
+            terms["contrast"] = bounded(other.kl, contrastive.bound).mean()
+            loss = loss - contrastive.weight * terms["contrast"]
+        return LossReport(weight * loss, terms)
 
     def _spectral(self, x: Tensor, real: Tensor) -> LossReport:
-        """The distance of the spectra, frame by frame and averaged over time."""
+        """The distance of the spectra: frame by frame, of the high band again, and averaged over time."""
         config = self.losses.power
-        distance = spectral_distance(x, real, config.fft_sizes)
-        terms = {f"spectral_{name}": value for name, value in vars(distance).items()}
-        frame_by_frame = distance.convergence + distance.log_magnitude
-        return LossReport(config.frame_weight * frame_by_frame + config.mean_weight * distance.mean_power, terms)
+        distance = spectral_distance(x, real, config.fft_sizes, self.high_band)
+        terms = {f"spectral_{name}": value for name, value in vars(distance).items() if value is not None}
+        loss = config.frame_weight * (distance.convergence + distance.log_magnitude)
+        loss = loss + config.mean_weight * distance.mean_power
+        if distance.high_band is not None:
+            loss = loss + config.high_weight * distance.high_band
+        return LossReport(loss, terms)
 
 
 def _counted(batch: Batch) -> Tensor:

@@ -42,6 +42,8 @@ def distill(config: DistillConfig) -> bool:
     mel = mel_config(described, config.teacher_checkpoint)
     _check_corpus(config, corpus, described, mel)
     _check_crops(config, mel)
+    if config.losses.kl.floor is None:
+        config.losses.kl.floor = corpus.silence_log_scale
     student = student_config(config.student, teacher.config, corpus.scale)
     description = Description(
         kind="student",

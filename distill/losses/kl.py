@@ -6,13 +6,20 @@ taken, else x_t is drawn again, many times, from p_S(x_t | z_<t).
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from distill.student import Base
-from wavenet.distributions import Gaussian, MixtureOfLogistics, OutputDistribution
+from wavenet.distributions import (
+    Gaussian,
+    MixtureOfLogistics,
+    OutputConfig,
+    OutputDistribution,
+    OutputKind,
+    output_distribution,
+)
 
 
 @dataclass
@@ -23,18 +30,37 @@ class KLConfig:
         weight: of the divergence in nats a sample; 0 leaves the teacher out.
         draws: N, draws of every x_t under a mixture teacher; few of them let the student collapse to a hum.
         regulariser: factor of (ln s_S - ln s_T)^2 beside the closed form of a Gaussian teacher.
+        clip: nats of one sample beyond which it counts by its logarithm only: see `clipped`. None: as it is.
+        floor: least log scale of a mixture or Gaussian teacher here, at the network's level; its own floor holds as
+            well. None: in `wavenet distill` the silence of the corpus, less 10 dB.
+        begin: steps before the divergence sets in; until then the teacher is not asked.
+        ramp: steps over which its weight then rises linearly.
     """
 
     weight: float = 1.0
     draws: int = 100
     regulariser: float = 4.0
+    clip: float | None = 20.0
+    floor: float | None = None
+    begin: int = 0
+    ramp: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("weight", "regulariser"):
+        for name in ("weight", "regulariser", "begin", "ramp"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"kl.{name} is {getattr(self, name)}, but must be finite and not negative")
         if self.draws < 1:
             raise ValueError(f"kl.draws is {self.draws}, but must be at least 1; 100 is usual")
+        if self.clip is not None and not 0 < self.clip < math.inf:
+            raise ValueError(f"kl.clip is {self.clip}, but must be positive and finite, as 20, or null for none")
+        if self.floor is not None and not math.isfinite(self.floor):
+            raise ValueError(f"kl.floor is {self.floor}, but a log scale must be finite, as -9, or null")
+
+    def weight_at(self, step: int) -> float:
+        """The weight in a step, counted from 0: a function of that alone, so that a resumed run goes on exactly."""
+        if step < self.begin:
+            return 0.0
+        return self.weight * (min(1.0, (step - self.begin + 1) / self.ramp) if self.ramp else 1.0)
 
 
 @dataclass
@@ -74,27 +100,54 @@ def stratified(like: Tensor, n: int, generator: torch.Generator | None = None) -
     return u.clamp(least, 1 - least)
 
 
+def uniforms(
+    teacher: OutputDistribution, like: Tensor, draws: int, generator: torch.Generator | None = None
+) -> Tensor | None:
+    """What `kl_divergence` draws x_t by: (B, T, N) `stratified` uniforms for a mixture, None for a closed form.
+
+    Several teachers, or one under several conditions, are best scored on the same draws: what differs between the
+    divergences is then no noise of sampling.
+
+    Args:
+        like: (B, T), for shape, dtype and device.
+        generator: torch's own by default.
+    """
+    return stratified(like, draws, generator) if isinstance(teacher, MixtureOfLogistics) else None
+
+
 def kl_divergence(
-    teacher: OutputDistribution,
-    params: Tensor,
-    loc: Tensor,
-    log_scale: Tensor,
-    base: Base,
-    draws: int,
-    generator: torch.Generator | None = None,
+    teacher: OutputDistribution, params: Tensor, loc: Tensor, log_scale: Tensor, base: Base, draws: Tensor | None
 ) -> Divergence:
     """KL of the student's p_S(x_t | z_<t) to the teacher's p_T(x_t | x_<t), for every t.
 
-    Mixture of logistics: Monte Carlo over `draws` stratified x_t. Mu-law: closed form over the bins and their widths.
+    Mixture of logistics: Monte Carlo over the draws of x_t. Mu-law: closed form over the bins and their widths.
     Gaussian: closed form.
 
     Args:
         params: (B, T, P), the teacher's, from one pass over the student's x.
         loc, log_scale: (B, T), the student's.
-        generator: of the draws; torch's own by default.
+        draws: `uniforms` for this teacher.
     """
-    uniforms = stratified(loc, draws, generator) if isinstance(teacher, MixtureOfLogistics) else None
-    return Divergence(teacher.cross_entropy(params, loc, log_scale, uniforms), entropy(log_scale, base))
+    return Divergence(teacher.cross_entropy(params, loc, log_scale, draws), entropy(log_scale, base))
+
+
+def clipped(kl: Tensor, limit: float | None) -> Tensor:
+    """KL where it is below the limit, limit * (1 + ln(KL / limit)) beyond: a sample's pull then falls as 1 / KL.
+
+    A hard clip would take all pull from whoever is far off, and a fresh student is far off everywhere in a pause.
+    """
+    if limit is None:
+        return kl
+    return torch.where(kl <= limit, kl, limit * (1 + (kl.clamp(min=limit) / limit).log()))
+
+
+def floored(config: OutputConfig, floor: float | None) -> OutputDistribution:
+    """The teacher's distribution with log scales of at least `floor`: 1 / scale is the slope of the divergence, and
+    nothing is to be learnt below the noise of the recording. A categorical teacher has no scale.
+    """
+    if floor is None or config.kind is OutputKind.mulaw:
+        return output_distribution(config)
+    return output_distribution(replace(config, log_scale_floor=max(floor, config.log_scale_floor)))
 
 
 def scale_regulariser(teacher: Gaussian, params: Tensor, log_scale: Tensor) -> Tensor:

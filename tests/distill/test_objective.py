@@ -9,7 +9,9 @@ from torch import Tensor, nn
 
 from data.dataset import Batch
 from data.mel import MelConfig, log_mel
-from distill.losses.kl import KLConfig, kl_divergence
+from distill.health import diagnose, examine, examine_scales
+from distill.losses.contrastive import ContrastiveConfig
+from distill.losses.kl import KLConfig, kl_divergence, uniforms
 from distill.losses.power import PowerConfig
 from distill.objective import DistillationObjective, LossesConfig
 from distill.student import Base, Student, StudentSample
@@ -34,7 +36,7 @@ def make_objective(make_teacher: MakeTeacher, make_student: MakeStudent, mel_con
     ) -> DistillationObjective:
         teacher = make_teacher(kind)
         nn.init.normal_(teacher.network.last.weight, std=0.1)  # its opinion depends on what it reads
-        losses = losses or LossesConfig(KLConfig(draws=10), PowerConfig([32, 64]))
+        losses = losses or LossesConfig(KLConfig(draws=10), ContrastiveConfig(), PowerConfig([32, 64], high_edge=1000))
         return DistillationObjective(
             make_student(teacher, initial_scale), teacher, losses, mel_config, GAIN, clips or []
         )
@@ -59,19 +61,21 @@ class Ear:
 
 
 @pytest.mark.parametrize("kind", OutputKind)
-def test_the_teacher_reads_the_students_samples_once_and_as_they_are(
+def test_the_teacher_reads_the_students_samples_as_they_are(
     make_objective: MakeObjective, batch: Batch, kind: OutputKind
 ) -> None:
     objective = make_objective(kind, initial_scale=2.0)
     student, teacher, network = Ear(objective.model), Ear(objective.teacher), Ear(objective.teacher.network)
     objective(batch, 0)
-    (x,) = teacher.heard
+    x, again = teacher.heard  # under the clip's condition and under another's
+    assert again is x
     said = student.said[0].x
     assert torch.equal(x, said[:, -x.shape[1] :])  # neither clipped nor rounded,
     assert x.untyped_storage().data_ptr() == said.untyped_storage().data_ptr()  # nor copied,
     assert torch.autograd.grad(x.sum(), said)[0].sum() == x.numel()  # nor detached
     assert x.abs().max() > 1 and x.requires_grad
-    (read,) = network.heard
+    read = network.heard[0]
+    assert torch.equal(read, network.heard[1])
     loudest = x.abs() > 1
     assert (read[loudest].abs() > 1).all()
     assert len(read[loudest].unique()) == len(x[loudest].unique())
@@ -104,8 +108,8 @@ def test_the_teachers_parameters_are_for_the_sample_that_the_student_draws(make_
     loc, log_scale = teacher.distribution.components(said)
     torch.testing.assert_close(noise[..., 0] * log_scale.exp() + loc, x)
     params = teacher(x, mel)
-    aligned = kl_divergence(teacher.distribution, params, loc, log_scale, Base.normal, 1).kl
-    shifted = kl_divergence(teacher.distribution, params.roll(1, dims=1), loc, log_scale, Base.normal, 1).kl
+    aligned = kl_divergence(teacher.distribution, params, loc, log_scale, Base.normal, None).kl
+    shifted = kl_divergence(teacher.distribution, params.roll(1, dims=1), loc, log_scale, Base.normal, None).kl
     assert aligned.abs().max() < 1e-9
     assert shifted.mean() > 1e-3
 
@@ -147,7 +151,8 @@ def test_gradient_flows_through_the_frozen_teacher_and_through_the_present_sampl
             loc, log_scale = loc.detach(), log_scale.detach()
         else:
             params = params.detach()
-        kl_divergence(teacher.distribution, params, loc, log_scale, student.config.base, 10).kl.mean().backward()
+        draws = uniforms(teacher.distribution, loc, 10)
+        kl_divergence(teacher.distribution, params, loc, log_scale, student.config.base, draws).kl.mean().backward()
         assert _gradient(student) > 0
 
 
@@ -188,7 +193,7 @@ def test_divergence_counts_the_samples_after_the_left_context_alone(
     with torch.no_grad():
         params = objective.teacher(sample.x, batch.mel, batch.speaker, batch.margin)
     distribution = objective.teacher.distribution
-    kl = kl_divergence(distribution, params, sample.loc, sample.log_scale, Base.normal, 1).kl
+    kl = kl_divergence(distribution, params, sample.loc, sample.log_scale, Base.normal, None).kl
     torch.testing.assert_close(terms["kl"], kl[:, batch.left :].mean().detach())
 
 
@@ -212,39 +217,148 @@ def test_with_the_full_reach_as_left_context_the_start_of_the_window_does_not_ma
 # Terms
 
 
-NAMES = {"kl", "cross_entropy", "entropy", "spectral_convergence", "spectral_log_magnitude", "spectral_mean_power"}
+SPECTRAL = {f"spectral_{name}" for name in ("convergence", "log_magnitude", "mean_power", "high_band")}
+DIVERGENCE = {"kl", "kl_clipped", "cross_entropy", "entropy"}
+CONTRAST = {"kl_other", "contrast"}
 
 
 @pytest.mark.parametrize("kind", OutputKind)
 def test_the_loss_is_the_weighted_sum_of_its_named_terms(
     make_objective: MakeObjective, batch: Batch, kind: OutputKind
 ) -> None:
-    losses = LossesConfig(KLConfig(0.7, 10, regulariser=3.0), PowerConfig([32, 64], frame_weight=2.0, mean_weight=0.3))
+    losses = LossesConfig(
+        KLConfig(0.7, 10, regulariser=3.0, clip=1e-4),
+        ContrastiveConfig(0.4, bound=1.5),
+        PowerConfig([32, 64], frame_weight=2.0, mean_weight=0.3, high_weight=5.0, high_edge=1000),
+    )
     report = make_objective(kind, losses)(batch, 0)
     t = report.terms
-    assert set(t) == NAMES | ({"scale_regulariser"} if kind is OutputKind.gaussian else set())
+    assert set(t) == SPECTRAL | DIVERGENCE | CONTRAST | (
+        {"scale_regulariser"} if kind is OutputKind.gaussian else set()
+    )
     assert not any(term.requires_grad for term in t.values())
     torch.testing.assert_close(t["kl"], t["cross_entropy"] - t["entropy"])
-    expected = 0.7 * (t["kl"] + 3.0 * t.get("scale_regulariser", torch.zeros(())))
-    expected += 2.0 * (t["spectral_convergence"] + t["spectral_log_magnitude"]) + 0.3 * t["spectral_mean_power"]
+    assert t["kl_clipped"] < t["kl"] and 0 < t["contrast"] < 1.5 + 1e-6
+    expected = 0.7 * (t["kl_clipped"] + 3.0 * t.get("scale_regulariser", torch.zeros(())) - 0.4 * t["contrast"])
+    expected += 2.0 * (t["spectral_convergence"] + t["spectral_log_magnitude"])
+    expected += 0.3 * t["spectral_mean_power"] + 5.0 * t["spectral_high_band"]
     torch.testing.assert_close(report.loss.detach(), expected)
 
 
 def test_without_its_weight_the_teacher_is_not_asked(make_objective: MakeObjective, batch: Batch) -> None:
-    objective = make_objective(losses=LossesConfig(KLConfig(weight=0.0), PowerConfig([32])))
+    losses = LossesConfig(KLConfig(weight=0.0), ContrastiveConfig(0.0), PowerConfig([32, 64], high_edge=1000))
+    objective = make_objective(losses=losses)
     ear = Ear(objective.teacher)
-    assert set(objective(batch, 0).terms) == {name for name in NAMES if name.startswith("spectral")}
+    assert set(objective(batch, 0).terms) == SPECTRAL
     assert not ear.heard
 
 
 def test_without_its_weights_the_spectrum_is_left_out(make_objective: MakeObjective, batch: Batch) -> None:
-    objective = make_objective(losses=LossesConfig(KLConfig(draws=5), PowerConfig([32], 0.0, 0.0)))
-    assert set(objective(batch, 0).terms) == {"kl", "cross_entropy", "entropy"}
+    losses = LossesConfig(KLConfig(draws=5), ContrastiveConfig(0.0), PowerConfig([32], 0.0, 0.0, 0.0))
+    assert set(make_objective(losses=losses)(batch, 0).terms) == DIVERGENCE
 
 
-def test_a_loss_without_any_weight_is_refused() -> None:
-    with pytest.raises(ValueError, match="every weight of the loss is 0"):
-        LossesConfig(KLConfig(weight=0.0), PowerConfig(frame_weight=0.0, mean_weight=0.0))
+def test_without_its_weight_the_high_band_is_left_out(make_objective: MakeObjective, batch: Batch) -> None:
+    losses = LossesConfig(KLConfig(draws=5), ContrastiveConfig(0.0), PowerConfig([32], high_weight=0.0))
+    assert "spectral_high_band" not in make_objective(losses=losses)(batch, 0).terms
+
+
+@pytest.mark.parametrize(
+    ("losses", "message"),
+    [
+        (
+            (KLConfig(weight=0.0), ContrastiveConfig(0.0), PowerConfig([32], 0.0, 0.0, 0.0)),
+            "every weight of the loss is 0",
+        ),
+        (
+            (KLConfig(begin=5), ContrastiveConfig(), PowerConfig([32], 0.0, 0.0, 0.0)),
+            "nothing is learnt before kl.begin=5",
+        ),
+        ((KLConfig(weight=0.0), ContrastiveConfig(0.3), PowerConfig()), "contrastive.weight is 0.3"),
+    ],
+)
+def test_losses_that_make_no_sense_together_are_refused(losses: tuple[object, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        LossesConfig(*losses)
+
+
+def test_a_high_band_beyond_the_corpus_is_refused(make_objective: MakeObjective) -> None:
+    with pytest.raises(ValueError, match="see nothing above it at 4000 Hz"):
+        make_objective(losses=LossesConfig())
+
+
+# The schedule: the spectrum first, then the teacher
+
+
+def test_before_its_step_the_divergence_is_left_out_and_the_teacher_not_asked(
+    make_objective: MakeObjective, batch: Batch
+) -> None:
+    objective = make_objective()
+    objective.losses.kl = KLConfig(draws=10, begin=5, ramp=2)
+    ear, reports = Ear(objective.teacher), []
+    for step in (4, 5, 6, 7):
+        torch.manual_seed(1)
+        reports.append(objective(batch, step))
+        assert len(ear.heard) == 2 * (step - 4)
+    assert set(reports[0].terms) == SPECTRAL
+    spectral, half, whole, later = (report.loss.item() for report in reports)
+    assert half - spectral == pytest.approx((whole - spectral) / 2, rel=1e-4)
+    assert later == whole
+
+
+@torch.no_grad()
+def test_validation_counts_the_whole_loss_whatever_the_step(make_objective: MakeObjective, batch: Batch) -> None:
+    objective = make_objective()
+    losses = []
+    for begin in (0, 10**6):
+        objective.losses.kl = KLConfig(draws=10, begin=begin)
+        torch.manual_seed(1)
+        losses.append(objective.validate(batch)["loss"])
+    assert losses[0] == losses[1]
+
+
+# The contrast
+
+
+@pytest.mark.parametrize("kind", OutputKind)
+def test_to_a_teacher_that_ignores_the_mel_both_conditions_are_one(
+    make_objective: MakeObjective, batch: Batch, kind: OutputKind
+) -> None:
+    """On the same draws, so that the two divergences are equal to the last digit."""
+    objective = make_objective(kind)
+    listening = objective(batch, 0).terms
+    assert listening["kl_other"] != listening["kl"]
+    with torch.no_grad():
+        for block in objective.teacher.network.blocks:
+            block.condition.weight.zero_()
+    deaf = objective(batch, 0).terms
+    assert deaf["kl_other"] == deaf["kl"]
+
+
+def test_the_teacher_hears_the_same_sample_under_the_mel_of_the_other_clip(
+    make_objective: MakeObjective, batch: Batch
+) -> None:
+    objective = make_objective()
+    conditions = Ear(objective.teacher.conditioner)
+    objective(batch, 0)
+    own, other = conditions.heard
+    assert torch.equal(other, own.flip(0)) and not torch.equal(other, own)
+
+
+def test_the_contrast_leaves_the_divergence_and_the_draws_as_they_are(
+    make_objective: MakeObjective, batch: Batch
+) -> None:
+    terms = []
+    for weight in (0.0, 0.3):
+        torch.manual_seed(0)
+        objective = make_objective()
+        objective.losses.contrastive.weight = weight
+        torch.manual_seed(1)
+        report = objective(batch, 0)
+        report.loss.backward()
+        terms.append((report.terms, _gradient(objective.model)))
+    assert terms[0][0]["kl"] == terms[1][0]["kl"]
+    assert terms[0][1] != terms[1][1]
 
 
 def test_a_student_that_does_not_fit_is_refused(
@@ -294,7 +408,7 @@ def test_under_autocast_the_waveform_keeps_its_precision_and_the_losses_stay_flo
         torch.manual_seed(1)
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
             reports.append(objective(batch, 0))
-    exact, rounded = ear.heard
+    exact, rounded = ear.heard[0], ear.heard[2]  # each twice, for the contrast
     assert rounded.dtype == torch.float32
     assert not torch.equal(rounded, rounded.bfloat16().float())
     torch.testing.assert_close(rounded, exact, rtol=0, atol=5e-3)
@@ -330,6 +444,25 @@ def test_validation_adds_the_mel_distance_and_the_bits_of_the_students_audio(
     report = objective(batch, 0)
     assert figures["loss"] == pytest.approx(report.loss.item(), rel=1e-5)
     assert set(report.terms) < set(figures)
+
+
+@torch.no_grad()
+def test_validation_tells_the_health_and_what_the_recording_costs(make_objective: MakeObjective, batch: Batch) -> None:
+    objective = make_objective()
+    torch.manual_seed(1)
+    figures = objective.validate(batch)
+    params = objective.teacher(
+        objective.teacher.distribution.quantise(batch.wav), batch.mel, batch.speaker, batch.margin
+    )[:, batch.left :]
+    bits = objective.teacher.distribution.bits(params, batch.wav[:, batch.left :], GAIN).mean()
+    assert figures["bits_real"] == pytest.approx(bits.item(), rel=1e-2)
+    torch.manual_seed(1)
+    sample = _whole_window(objective, batch)
+    expected = examine(sample.x[:, batch.left :], batch.wav[:, batch.left :], objective.log_mel.config.sample_rate)
+    expected |= examine_scales(sample.log_scale[:, batch.left :], batch.wav[:, batch.left :], Base.logistic)
+    found = {name.removeprefix("health/"): value for name, value in figures.items() if name.startswith("health/")}
+    assert found == pytest.approx(expected, rel=1e-3, abs=1e-3)
+    assert objective.remark(figures) == str(diagnose(expected))
 
 
 @torch.no_grad()

@@ -25,9 +25,11 @@ class Journal:
         with writing(self._path):
             self._file = self._path.open("a", encoding="utf-8")
 
-    def write(self, step: int, values: Mapping[str, float]) -> None:
+    def write(self, step: int, values: Mapping[str, float | str]) -> None:
         """Append one line; NaN and Inf, which JSON lacks, are written as null."""
-        finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        finite = {
+            name: value if isinstance(value, str) or math.isfinite(value) else None for name, value in values.items()
+        }
         with writing(self._path):
             self._file.write(json.dumps({"step": step, **finite}) + "\n")
             self._file.flush()

@@ -1,6 +1,7 @@
 """What the trainer needs to know of a task: a batch goes in, named scalar terms come out."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, Self
 
@@ -18,7 +19,7 @@ class Movable(Protocol):
 
 @dataclass
 class LossReport:
-    """The scalar to be minimised, and the terms that are logged beside it; the same names at every step."""
+    """The scalar to be minimised, and the terms that are logged beside it; the same names in all processes."""
 
     loss: Tensor  # ()
     terms: dict[str, Tensor] = field(default_factory=dict)  # each ()
@@ -49,6 +50,10 @@ class Objective(nn.Module, ABC):
     @abstractmethod
     def validate(self, batch: Any) -> dict[str, float]:
         """Figures of merit of `batch`, by name; called under `no_grad` with averaged weights in eval mode."""
+
+    def remark(self, figures: Mapping[str, float]) -> str:
+        """What the mean figures of a validation come to, in words; empty where there is nothing to say."""
+        return ""
 
     def audition(self) -> list[Audition]:
         """Fixed clips for TensorBoard; called under `no_grad` with averaged weights in eval mode."""

@@ -23,6 +23,10 @@ class Records:
         self._journal.write(step, values)
         self._board.scalars(step, values)
 
+    def remark(self, step: int, text: str) -> None:
+        self._journal.write(step, {"remark": text})
+        self._board.text(step, "remark", text)
+
     def speed(self, step: int, samples_per_second: float) -> None:
         """Not for log.jsonl, which is the same for every run of the same command."""
         self._board.scalars(step, {"train/samples_per_second": samples_per_second})

@@ -30,6 +30,10 @@ class Board:
             for name, value in values.items():
                 self._writer.add_scalar(name, value, step)
 
+    def text(self, step: int, name: str, text: str) -> None:
+        with writing(self._folder):
+            self._writer.add_text(name, text, step)
+
     def audition(self, step: int, clip: Audition) -> None:
         """The clip to listen to, and its spectrogram."""
         with writing(self._folder):

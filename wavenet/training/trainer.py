@@ -208,7 +208,11 @@ class Trainer:
 
     def _evaluate(self, records: Records) -> None:
         if self.valid_batches and self._due(self.config.validate_every):
-            records.curves(self.step, self._validate())
+            figures = self._validate()
+            records.curves(self.step, {f"valid/{name}": value for name, value in figures.items()})
+            if remark := self.objective.remark(figures):
+                self._say(f"{self._run}, step {self.step}: {remark}")
+                records.remark(self.step, remark)
         if self._due(self.config.audition_every):
             with self._evaluating():
                 self._seed(Stream.audition)
@@ -221,7 +225,7 @@ class Trainer:
             for index, batch in enumerate(self.valid_batches):
                 self._seed(Stream.validation, index)
                 reports.append(self.objective.validate(batch.to(self.processes.device)))
-        return {f"valid/{name}": sum(report[name] for report in reports) / len(reports) for name in reports[0]}
+        return {name: sum(report[name] for report in reports) / len(reports) for name in reports[0]}
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:

@@ -11,7 +11,16 @@ from torch import Tensor
 
 from data import mulaw
 from distill.fit import base_for
-from distill.losses.kl import KLConfig, entropy, kl_divergence, scale_regulariser, stratified
+from distill.losses.kl import (
+    KLConfig,
+    clipped,
+    entropy,
+    floored,
+    kl_divergence,
+    scale_regulariser,
+    stratified,
+    uniforms,
+)
 from distill.student import Base
 from wavenet.distributions import Gaussian, OutputConfig, OutputDistribution, OutputKind, output_distribution
 
@@ -29,6 +38,18 @@ def _matching_params(kind: OutputKind, loc: Tensor, log_scale: Tensor) -> Tensor
     edges = mulaw.bin_edges(loc.dtype)[1:-1]
     cdf = torch.sigmoid((edges - loc[..., None]) * torch.exp(-log_scale)[..., None])
     return (F.pad(cdf, (0, 1), value=1.0) - F.pad(cdf, (1, 0), value=0.0)).clamp(min=1e-300).log()
+
+
+def _kl(
+    teacher: OutputDistribution,
+    params: Tensor,
+    loc: Tensor,
+    log_scale: Tensor,
+    base: Base,
+    draws: int,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    return kl_divergence(teacher, params, loc, log_scale, base, uniforms(teacher, loc, draws, generator)).kl
 
 
 def _density(base: Base, loc: float, log_scale: float, x: Tensor) -> Tensor:
@@ -92,7 +113,7 @@ def test_stratified_draws_estimate_with_a_fraction_of_the_variance() -> None:
 def test_divergence_of_a_distribution_from_itself_is_zero_within_its_standard_error(kind: OutputKind) -> None:
     loc, log_scale = torch.randn(64, 50) * 0.1, torch.rand(64, 50) * 4 - 6
     params = _matching_params(kind, loc, log_scale)
-    kl = kl_divergence(_teacher(kind), params, loc, log_scale, base_for(kind), draws=100).kl
+    kl = _kl(_teacher(kind), params, loc, log_scale, base_for(kind), draws=100)
     error = kl.std() / math.sqrt(kl.numel())
     assert abs(kl.mean()) < 3 * error + 1e-6
     assert kl.std() < 0.1
@@ -102,14 +123,14 @@ def test_divergence_from_a_mixture_of_equal_components_is_zero_within_its_standa
     loc, log_scale = torch.randn(64, 50) * 0.1, torch.full((64, 50), -4.0)
     logits = torch.randn(64, 50, 3)
     params = torch.cat([logits, loc[..., None].expand(-1, -1, 3), log_scale[..., None].expand(-1, -1, 3)], dim=-1)
-    kl = kl_divergence(_teacher(OutputKind.mol, 3), params, loc, log_scale, Base.logistic, draws=100).kl
+    kl = _kl(_teacher(OutputKind.mol, 3), params, loc, log_scale, Base.logistic, draws=100)
     assert abs(kl.mean()) < 3 * kl.std() / math.sqrt(kl.numel())
 
 
 def test_divergence_of_a_mu_law_teacher_from_its_own_logistic_is_zero_to_the_width_of_a_bin() -> None:
     loc, log_scale = _constant(0.1, (1, 1)), _constant(-3.0)
     params = _matching_params(OutputKind.mulaw, loc, log_scale)
-    kl = kl_divergence(_teacher(OutputKind.mulaw), params, loc, log_scale, Base.logistic, draws=1).kl
+    kl = _kl(_teacher(OutputKind.mulaw), params, loc, log_scale, Base.logistic, draws=1)
     assert abs(kl.item()) < 0.01
 
 
@@ -129,7 +150,7 @@ def test_the_loss_is_least_for_the_student_equal_to_the_teacher(
     def loss() -> Tensor:
         optimizer.zero_grad()
         draws = torch.Generator().manual_seed(1)
-        total = kl_divergence(teacher, params, at[0], at[1], base_for(kind), 500, draws).kl.sum()
+        total = _kl(teacher, params, at[0], at[1], base_for(kind), 500, draws).sum()
         if isinstance(teacher, Gaussian):
             total = total + 4 * scale_regulariser(teacher, params, at[1]).sum()
         total.backward()
@@ -148,7 +169,7 @@ def test_every_departure_from_the_teacher_costs(kind: OutputKind, d_loc: float, 
 
     def kl(loc: Tensor, log_scale: Tensor) -> float:
         draws = torch.Generator().manual_seed(1)
-        return kl_divergence(_teacher(kind), params, loc, log_scale, base_for(kind), 200, draws).kl.item()
+        return _kl(_teacher(kind), params, loc, log_scale, base_for(kind), 200, draws).item()
 
     assert kl(loc + d_loc * log_scale.exp(), log_scale + d_log_scale) > kl(loc, log_scale) + 0.02
 
@@ -186,7 +207,7 @@ def test_gaussian_divergence_is_the_textbook_closed_form(
     mean: float, teacher_log_scale: float, loc: float, log_scale: float
 ) -> None:
     params = torch.tensor([[[mean, teacher_log_scale]]], dtype=torch.float64)
-    kl = kl_divergence(_teacher(OutputKind.gaussian), params, _constant(loc), _constant(log_scale), Base.normal, 1).kl
+    kl = _kl(_teacher(OutputKind.gaussian), params, _constant(loc), _constant(log_scale), Base.normal, 1)
     student = torch.distributions.Normal(loc, math.exp(log_scale))
     teacher = torch.distributions.Normal(mean, math.exp(teacher_log_scale))
     expected = torch.distributions.kl_divergence(student, teacher)
@@ -218,10 +239,113 @@ def test_a_mixture_scores_and_pulls_what_lies_beyond_full_scale(x: float) -> Non
     """As a density, not as the mass of edge bins, which is flat there."""
     teacher, loc = _teacher(OutputKind.mol), torch.full((1, 1), x, requires_grad=True)
     params = torch.tensor([[[0.0, 0.5, -3.0]]])
-    kl = kl_divergence(teacher, params, loc, torch.full((1, 1), -3.0), Base.logistic, draws=100).kl
+    kl = _kl(teacher, params, loc, torch.full((1, 1), -3.0), Base.logistic, draws=100)
     kl.backward()
     assert loc.grad is not None
     assert torch.sign(loc.grad).item() == math.copysign(1, x - 0.5) and loc.grad.abs().item() > 1
+
+
+# Draws that are shared
+
+
+def test_on_shared_draws_equal_teachers_diverge_alike_and_on_their_own_they_do_not() -> None:
+    teacher = _teacher(OutputKind.mol, mixtures=2)
+    params = torch.tensor([0.0, 1.0, -0.1, 0.1, -3.0, -2.0]).expand(4, 5, 6)
+    loc, log_scale = torch.zeros(4, 5), torch.full((4, 5), -3.0)
+    draws = uniforms(teacher, loc, 8)
+    shared = [kl_divergence(teacher, params, loc, log_scale, Base.logistic, draws).kl for _ in range(2)]
+    assert torch.equal(*shared)
+    assert not torch.equal(shared[0], _kl(teacher, params, loc, log_scale, Base.logistic, 8))
+
+
+@pytest.mark.parametrize("kind", [OutputKind.mulaw, OutputKind.gaussian])
+def test_a_closed_form_draws_nothing(kind: OutputKind) -> None:
+    before = torch.get_rng_state()
+    assert uniforms(_teacher(kind), torch.zeros(2, 3), 10) is None
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+# A single sample's influence
+
+
+@given(kl=st.floats(-1, 1e6), limit=st.floats(0.5, 100))
+@settings(deadline=None)
+def test_clipping_keeps_what_is_below_the_limit_and_lets_the_rest_grow_by_its_logarithm(
+    kl: float, limit: float
+) -> None:
+    value = torch.tensor(kl, dtype=torch.float64, requires_grad=True)
+    bound = clipped(value, limit)
+    (slope,) = torch.autograd.grad(bound, value)
+    if kl <= limit:
+        assert bound.item() == pytest.approx(kl, abs=1e-12) and slope == 1
+    else:
+        assert bound.item() == pytest.approx(limit * (1 + math.log(kl / limit)))
+        assert slope.item() == pytest.approx(limit / kl)
+
+
+@pytest.mark.parametrize("kind", [OutputKind.mol, OutputKind.gaussian])
+def test_clipping_bounds_the_pull_of_one_sample_and_never_lets_it_go(kind: OutputKind) -> None:
+    """However far off, it pulls no harder than where its divergence reaches the limit; without, it does."""
+    params = _matching_params(kind, _constant(0.0), _constant(-6.0))
+
+    def pull(distance: float, limit: float | None) -> float:
+        loc = _constant(distance).requires_grad_()
+        kl = _kl(_teacher(kind), params, loc, _constant(-6.0), base_for(kind), 100, torch.Generator().manual_seed(1))
+        clipped(kl, limit).sum().backward()
+        assert loc.grad is not None
+        return loc.grad.item()
+
+    scale = math.exp(-6.0)
+    pulls = [pull(n * scale, 10.0) for n in (1, 3, 10, 30, 100, 1000)]
+    most = 10 / scale  # where the limit of 10 nats is reached, 4 to 10 scales away
+    assert all(0 < one < most for one in pulls) and pulls[-1] < 0.1 * max(pulls)
+    if kind is OutputKind.gaussian:
+        assert pull(100 * scale, None) > 5 * most
+
+
+def test_without_a_limit_nothing_is_clipped() -> None:
+    kl = torch.tensor([0.1, 1e5])
+    assert torch.equal(clipped(kl, None), kl)
+
+
+# The floor
+
+
+@pytest.mark.parametrize("kind", [OutputKind.mol, OutputKind.gaussian])
+def test_the_floor_bounds_how_steep_the_divergence_is_and_leaves_wider_scales_alone(kind: OutputKind) -> None:
+    config = OutputConfig(kind=kind, unit=1.0, mixtures=1, log_scale_floor=-12.0)
+    loc = _constant(0.01)
+
+    def kl(teacher_log_scale: float, floor: float | None) -> float:
+        params = _matching_params(kind, _constant(0.0), _constant(teacher_log_scale))
+        draws = torch.Generator().manual_seed(1)
+        return _kl(floored(config, floor), params, loc, _constant(-5.0), base_for(kind), 50, draws).item()
+
+    assert kl(-11.0, -7.0) == pytest.approx(kl(-7.0, None))
+    assert kl(-11.0, None) > 2 * kl(-11.0, -7.0)
+    assert kl(-5.0, -7.0) == kl(-5.0, None)
+
+
+def test_the_teachers_own_floor_holds_where_it_is_higher() -> None:
+    config = OutputConfig(kind=OutputKind.gaussian, log_scale_floor=-6.0)
+    params = torch.tensor([[[0.0, -20.0]]])
+    assert floored(config, -9.0).components(params)[1].item() == -6.0
+
+
+def test_a_categorical_teacher_has_no_scale_to_be_floored() -> None:
+    params, x = torch.randn(1, 1, 256), torch.zeros(1, 1)
+    config = OutputConfig(kind=OutputKind.mulaw)
+    assert torch.equal(floored(config, -3.0).log_prob(params, x), output_distribution(config).log_prob(params, x))
+
+
+# The schedule
+
+
+def test_the_weight_sets_in_at_its_step_and_rises_linearly() -> None:
+    config = KLConfig(weight=0.5, begin=3, ramp=4)
+    assert [config.weight_at(step) for step in range(9)] == [0, 0, 0, 0.125, 0.25, 0.375, 0.5, 0.5, 0.5]
+    assert [KLConfig(weight=0.5).weight_at(step) for step in (0, 10**6)] == [0.5, 0.5]
+    assert [KLConfig(weight=0.5, begin=2).weight_at(step) for step in (1, 2)] == [0, 0.5]
 
 
 @pytest.mark.parametrize(
@@ -230,6 +354,11 @@ def test_a_mixture_scores_and_pulls_what_lies_beyond_full_scale(x: float) -> Non
         ({"weight": -1.0}, "kl.weight is -1"),
         ({"draws": 0}, "kl.draws is 0"),
         ({"regulariser": math.nan}, "regulariser"),
+        ({"clip": 0.0}, "kl.clip is 0"),
+        ({"clip": math.inf}, "or null for none"),
+        ({"floor": -math.inf}, "kl.floor is -inf"),
+        ({"begin": -1}, "kl.begin is -1"),
+        ({"ramp": -1}, "kl.ramp is -1"),
     ],
 )
 def test_a_config_that_makes_no_sense_is_refused(changes: dict[str, float], message: str) -> None:

@@ -10,6 +10,7 @@ from distill.losses.power import POWER_FLOOR, PowerConfig, SpectralDistance, pow
 
 SIZES = [64, 256]
 T = 2048
+EDGE = 2000 / 8000
 
 
 @pytest.fixture
@@ -21,17 +22,18 @@ def speech() -> Tensor:
 
 
 def _total(distance: SpectralDistance) -> Tensor:
-    return distance.convergence + distance.log_magnitude + distance.mean_power
+    terms = (distance.convergence, distance.log_magnitude, distance.mean_power, distance.high_band)
+    return torch.stack([term for term in terms if term is not None]).sum()
 
 
 def test_equal_signals_are_at_no_distance(speech: Tensor) -> None:
-    for value in vars(spectral_distance(speech, speech.clone(), SIZES)).values():
+    for value in vars(spectral_distance(speech, speech.clone(), SIZES, EDGE)).values():
         assert value == 0
 
 
 def test_every_term_falls_on_the_way_to_the_target(speech: Tensor) -> None:
     other = 0.05 * torch.randn_like(speech)
-    path = [spectral_distance(torch.lerp(other, speech, w), speech, SIZES) for w in (0.0, 0.4, 0.8, 0.95, 1.0)]
+    path = [spectral_distance(torch.lerp(other, speech, w), speech, SIZES, EDGE) for w in (0.0, 0.4, 0.8, 0.95, 1.0)]
     for name in vars(path[0]):
         values = [getattr(step, name).item() for step in path]
         assert values == sorted(values, reverse=True) and values[0] > 10 * values[-2] / 9
@@ -64,7 +66,7 @@ def test_gradients_are_finite_on_digital_silence(speech: Tensor, silent: str) ->
     x = torch.zeros_like(speech) if silent != "target" else speech.clone()
     target = torch.zeros_like(speech) if silent != "x" else speech
     x.requires_grad_()
-    loss = _total(spectral_distance(x, target, SIZES))
+    loss = _total(spectral_distance(x, target, SIZES, EDGE))
     loss.backward()
     assert loss.isfinite() and x.grad is not None and x.grad.isfinite().all()
 
@@ -89,6 +91,67 @@ def test_a_constant_tone_has_the_same_power_in_every_frame() -> None:
     assert power.std() / power.mean() < 1e-3
 
 
+# The high band, from 2 to 4 kHz
+
+
+def _tone(hertz: float, amplitude: float = 0.1) -> Tensor:
+    return amplitude * torch.sin(2 * math.pi * hertz / 8000 * torch.arange(T, dtype=torch.float64))[None]
+
+
+def test_the_high_band_ignores_what_changes_below_its_edge_and_sees_what_changes_above(speech: Tensor) -> None:
+    room = 1e-3 * torch.randn(1, T, dtype=torch.float64)
+
+    def change(hertz: float) -> tuple[float, float]:
+        distance = spectral_distance(room + _tone(3500) + _tone(hertz), room + _tone(3500), SIZES, EDGE)
+        assert distance.high_band is not None
+        return distance.high_band.item(), distance.log_magnitude.item()
+
+    for below in (200, 700, 1500):
+        high, anywhere = change(below)
+        assert high < 0.05 < anywhere
+    for above in (2200, 3000, 3900):
+        assert change(above)[0] > 0.2
+
+
+def test_the_high_band_hears_a_hiss_that_the_other_terms_hardly_notice(speech: Tensor) -> None:
+    hiss = torch.fft.rfft(torch.randn_like(speech))
+    hiss[:, : round(2 * EDGE * hiss.shape[1])] = 0
+    noisy = speech + 0.01 * torch.fft.irfft(hiss, n=T)
+    distance = spectral_distance(noisy, speech, SIZES, EDGE)
+    assert distance.high_band is not None
+    assert distance.high_band > 5 * distance.convergence and distance.high_band > 1.5 * distance.log_magnitude
+
+
+@pytest.mark.parametrize("gain", [0.25, 0.5, 2.0, 4.0])
+def test_in_the_high_band_too_loud_costs_as_much_as_too_quiet(gain: float) -> None:
+    real, other = (torch.randn(2, 8 * T, dtype=torch.float64) for _ in range(2))
+    distances = [spectral_distance(level * other, real, SIZES, EDGE).high_band for level in (gain, 1 / gain, 1.0)]
+    assert None not in distances
+    loud, quiet, right = (distance.item() for distance in distances if distance is not None)
+    assert loud == pytest.approx(quiet, rel=0.05) and right < loud
+
+
+def test_where_the_recording_has_no_high_band_the_distance_stays_small() -> None:
+    distance = spectral_distance(torch.randn(1, T, dtype=torch.float64), _tone(200), SIZES, EDGE).high_band
+    assert distance is not None and distance < 1 + math.log(1e5)
+
+
+def test_without_an_edge_there_is_no_high_band(speech: Tensor) -> None:
+    assert spectral_distance(speech, speech, SIZES).high_band is None
+    assert PowerConfig(high_weight=0.0, high_edge=1e6).band(8000) is None
+
+
+def test_an_edge_that_the_windows_do_not_see_is_refused() -> None:
+    with pytest.raises(
+        ValueError, match=r"power.high_edge is 3900 Hz.*windows of 64 samples.*at 8000 Hz.*high_weight=0"
+    ):
+        PowerConfig(SIZES, high_edge=3900).band(8000)
+    assert PowerConfig(SIZES, high_edge=3000).band(8000) == 0.375
+
+
+# Precision and refusals
+
+
 def test_white_noise_has_the_power_that_the_floor_is_stated_in() -> None:
     power = power_spectrogram(1.6e-5 * torch.randn(50, T, dtype=torch.float64) * 100, 1024)[..., 8:-8]
     assert power.mean().item() / 1e4 == pytest.approx(POWER_FLOOR, rel=0.05)
@@ -103,9 +166,9 @@ def test_every_resolution_sees_the_first_and_the_last_sample(speech: Tensor) -> 
 
 def test_autocast_changes_nothing(speech: Tensor) -> None:
     other = speech.roll(3, dims=1)
-    exact = spectral_distance(other, speech, SIZES)
+    exact = spectral_distance(other, speech, SIZES, EDGE)
     with torch.autocast("cpu", torch.bfloat16):
-        under = spectral_distance(other, speech, SIZES)
+        under = spectral_distance(other, speech, SIZES, EDGE)
     for name, value in vars(exact).items():
         assert getattr(under, name).dtype == torch.float32
         torch.testing.assert_close(getattr(under, name), value, rtol=0, atol=0)
@@ -117,7 +180,15 @@ def test_a_signal_shorter_than_the_window_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"fft_sizes": []}, {"fft_sizes": [2]}, {"frame_weight": -1.0}, {"mean_weight": math.inf}]
+    "changes",
+    [
+        {"fft_sizes": []},
+        {"fft_sizes": [2]},
+        {"frame_weight": -1.0},
+        {"mean_weight": math.inf},
+        {"high_weight": -1.0},
+        {"high_edge": 0.0},
+    ],
 )
 def test_a_config_that_makes_no_sense_is_refused(changes: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=f"power.{next(iter(changes))} is"):
