@@ -10,11 +10,11 @@ import torch
 
 from data.audio import Wave
 from data.mel import MelConfig, log_mel
+from data.pitch import fundamental
 from recipes.evaluate_clips import Clip
 from recipes.provenance import table
 from wavenet import metrics
 from wavenet.metrics import MeasureError
-from wavenet.world import pitch_contour
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class Measure:
     meaning: str
 
 
+PITCH_SECONDS = 0.005  # from frame to frame
 BANDS = {  # Hz
     "band_0_1": (0, 1000),
     "band_1_2": (1000, 2000),
@@ -85,7 +86,7 @@ class Row:
 def judge(clip: Clip, wav: Wave, mel: MelConfig) -> Figures:
     """Everything but bits, of a waveform (L hop,) that says the clip again."""
     reference, rate = clip.wav, mel.sample_rate
-    contours = [pitch_contour(one, rate) for one in (reference, wav)]
+    contours = [fundamental(one, rate, hop=round(PITCH_SECONDS * rate)) for one in (reference, wav)]
     measures: dict[str, Callable[[], float]] = {
         "pesq": partial(metrics.pesq_wb, reference, wav, rate),
         "stoi": partial(metrics.stoi, reference, wav, rate),

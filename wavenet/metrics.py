@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from data.audio import PCM_SCALE, resample
 from data.mel import MelConfig, log_mel, mel_filters
 from wavenet.kernels.reference import interpolate_frames
-from wavenet.world import Contour
 
 Wave = NDArray[np.float32]  # (T,)
 Mel = NDArray[np.float32]  # (M, L), natural logarithms
+Contour = NDArray[np.float32]  # (frames,), F0 in Hz, 0 where there is no voice
 
 PESQ_RATE = 16000  # Hz, of ITU-T P.862.2
 STOI_SECONDS = 0.4  # one of its segments: 30 frames 12.8 ms apart
@@ -147,11 +147,18 @@ def pitch_error(reference: Contour, degraded: Contour) -> float:
     both = (reference > 0) & (degraded > 0)
     if not both.any():
         raise MeasureError("the F0 error needs frames that are voiced in both")
-    return float(np.median(np.abs(1200 * np.log2(degraded[both] / reference[both]))))
+    ratio = degraded[both].astype(np.float64) / reference[both]
+    return float(np.median(np.abs(1200 * np.log2(ratio))))
 
 
 def voicing_error(reference: Contour, degraded: Contour) -> float:
-    """Share of the frames, 0 to 1, of which the two contours disagree whether they are voiced."""
+    """Share of the frames, 0 to 1, of which the two contours disagree whether they are voiced.
+
+    Raises:
+        MeasureError: no frames.
+    """
+    if not len(reference):
+        raise MeasureError("the voicing error needs frames")
     return float(((reference > 0) != (degraded > 0)).mean())
 
 

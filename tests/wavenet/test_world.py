@@ -1,35 +1,15 @@
-"""WORLD: the pitch of what has one, and speech resynthesised in place."""
-
-import subprocess
-import sys
+"""WORLD: speech resynthesised in place."""
 
 import numpy as np
 import pytest
 
 from data.espeak import speak
-from wavenet.world import pitch_contour, resynthesise
+from wavenet.world import resynthesise
 
 
 @pytest.fixture(scope="module")
 def speech():
     return speak("The quick brown fox jumps over the lazy dog.", "en-us")
-
-
-@pytest.mark.parametrize("rate", [8000, 16000, 22050, 48000])
-def test_the_pitch_of_a_glide_every_5_ms(rate):
-    t = np.arange(rate) / rate
-    glide = 120 + 60 * t
-    phase = 2 * np.pi * np.cumsum(glide) / rate
-    wav = 0.05 * sum(np.sin(k * phase) for k in range(1, 15)).astype(np.float32)
-    contour = pitch_contour(wav, rate)
-    assert len(contour) == 201
-    inner = slice(20, -20)
-    assert np.abs(contour[inner] / np.interp(np.arange(201) * 0.005, t, glide)[inner] - 1).max() < 0.01
-
-
-def test_noise_has_no_pitch():
-    noise = 0.1 * np.random.default_rng(0).standard_normal(22050).astype(np.float32)
-    assert (pitch_contour(noise, 22050) > 0).mean() < 0.2
 
 
 def test_the_resynthesis_is_as_long_and_loud_as_the_original(speech):
@@ -56,9 +36,3 @@ def test_the_resynthesis_is_not_shifted_in_time(speech):
     delay = int(np.fft.irfft(spectrum).argmax())
     delay -= 2 * len(a) * (delay > len(a))
     assert abs(delay) / rate < 2.5e-3
-
-
-def test_its_import_warns_of_nothing():
-    code = "import numpy as np; from wavenet.world import pitch_contour; pitch_contour(np.zeros(4000, 'f'), 8000)"
-    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
