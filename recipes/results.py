@@ -1,7 +1,7 @@
 """Puts measured figures into the README: `python -m recipes.results NAME=FOLDER ...`
 
-Copies the results and pictures that a demo or `wavenet benchmark` left in each FOLDER to recipes/results/NAME, and
-writes all tables found there between the README's two markers.
+Copies the results and pictures that a demo, `wavenet benchmark` or a GPU report left in each FOLDER to
+recipes/results/NAME, and writes all tables found there between the README's two markers.
 """
 
 import json
@@ -14,29 +14,48 @@ from recipes.benchmark import checkpoints
 from recipes.benchmark.rows import from_json
 from recipes.benchmark.tables import LENGTHS, SHARES, tables
 from recipes.evaluate_measures import report, row_from_json
+from recipes.gpu_report_targets import section as gpu_section
 
 HOME = Path(__file__).parent / "results"
 README = Path(__file__).parent.parent / "README.md"
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
 DEMO = ("evaluation.json", "benchmark.json", "spectrograms.png")
 SUITE = ("benchmark.json", LENGTHS, SHARES)
+GPU = ("gpu.json",)
 FOLDED = ("kernels", "shares", "limits")  # groups whose tables are long
 
 
 def main(arguments: list[str]) -> None:
-    """Collect the named folders, then rewrite the README's section."""
+    """Collect the named folders, then rewrite the README's section.
+
+    Raises:
+        ValueError: figures of a dry run.
+    """
     for argument in arguments:
         name, _, source = argument.partition("=")
+        files = _files(Path(source))
         (HOME / name).mkdir(parents=True, exist_ok=True)
-        for file in DEMO if (Path(source) / DEMO[0]).exists() else SUITE:
+        for file in files:
             shutil.copyfile(Path(source) / file, HOME / name / file)
     sections = [_section(folder) for folder in sorted(HOME.iterdir()) if folder.is_dir()]
+    if not list(HOME.glob(f"*/{GPU[0]}")):
+        sections.append(gpu_section(None))
     before, _, rest = README.read_text().partition(BEGIN)
     after = rest.partition(END)[2]
     README.write_text(before + "\n\n".join([BEGIN, *sections, END]) + after)
 
 
+def _files(source: Path) -> tuple[str, ...]:
+    if (source / GPU[0]).exists():
+        if _read(source / GPU[0])["dry"]:
+            raise ValueError(f"{source / GPU[0]} is of a dry run, whose figures mean nothing: run it on a GPU")
+        return GPU
+    return DEMO if (source / DEMO[0]).exists() else SUITE
+
+
 def _section(folder: Path) -> str:
+    if (folder / GPU[0]).exists():
+        return gpu_section(_read(folder / GPU[0]))
     return _demo(folder) if (folder / DEMO[0]).exists() else _suite(folder)
 
 
