@@ -10,9 +10,10 @@ from data.mel import MelConfig
 from recipes.batches import whole_clips
 from recipes.configuration import ConfigError
 from recipes.outputs import check_writable
-from recipes.runs import RunConfig, run_training
-from wavenet.checkpoint import Description
+from recipes.runs import RunConfig, check_origin, check_pitch, origin_facts, run_training
+from wavenet.checkpoint import Description, load_description
 from wavenet.distributions import OutputConfig
+from wavenet.fine_tuning import begin_from
 from wavenet.model import WaveNet, WaveNetConfig
 from wavenet.network import StackConfig
 from wavenet.objective import TeacherObjective
@@ -29,9 +30,10 @@ class NetworkConfig:
 
 @dataclass
 class ConditionConfig:
-    """What the teacher is told: the mel, and the speaker (None: where the corpus has several)."""
+    """What the teacher is told: the mel, its pitch, and the speaker (None: where the corpus has several)."""
 
     mel: bool = True
+    pitch: bool = False
     speaker: bool | None = None
 
 
@@ -49,29 +51,37 @@ def train(config: TrainConfig) -> bool:
     """Train, or go on training, in `config.run`; False when a signal ended the run before its last step.
 
     Raises:
-        ConfigError: the corpus was prepared with another mel, or has too few speakers.
+        CheckpointError: `init_from` names no teacher of these settings.
+        ConfigError: the corpus was prepared with another mel, without F0, or has too few or other speakers.
         OutputError: the run directory cannot be written.
     """
     check_writable(config.run)
-    corpus = PreparedCorpus(config.data)
+    origin = None if config.init_from is None else load_description(config.init_from, "teacher")
+    corpus = PreparedCorpus(config.data, None if origin is None else origin.gain)
     if corpus.mel != config.mel:
         raise ConfigError(
             f"{config.data} was prepared with {corpus.mel}, but the teacher is to read {config.mel}: "
             "choose that mel (mel=22k, mel=24k or mel=16k), or prepare the corpus again"
         )
     model_config = teacher_config(config, len(corpus.speakers))
+    check_pitch(model_config.pitch, corpus)
+    if origin is not None and config.init_from is not None:
+        check_origin(origin, config.init_from, config.mel, corpus)
     description = Description(
         kind="teacher",
         model=asdict(model_config),
         mel=asdict(config.mel),
         gain=corpus.gain,
         speakers=list(corpus.speakers) if model_config.n_speakers else [],
-        training={"data": Path(config.data).name, "crops": asdict(config.crops)},
+        training={"data": Path(config.data).name, "crops": asdict(config.crops), **origin_facts(origin, config)},
     )
     with distributed(config.trainer.device) as processes:
         torch.manual_seed(config.trainer.seed)
         clips = whole_clips(corpus, config.clips)
-        objective = TeacherObjective(WaveNet(model_config), corpus.gain, config.mel.sample_rate, clips)
+        model = WaveNet(model_config)
+        if config.init_from is not None:
+            begin_from(model, model_config, config.init_from, "teacher")
+        objective = TeacherObjective(model, corpus.gain, config.mel.sample_rate, clips)
         return run_training(config, objective, corpus, model_config.stack.receptive_field, description, processes)
 
 
@@ -91,4 +101,5 @@ def teacher_config(config: TrainConfig, n_speakers: int) -> WaveNetConfig:
         n_mels=config.mel.n_mels if config.condition.mel else 0,
         hop_length=config.mel.hop_length,
         n_speakers=n_speakers if speak_as else 0,
+        pitch=config.condition.pitch,
     )
