@@ -19,7 +19,7 @@ from serve.problems import Problem
 from serve.vocoder import Vocoder
 
 NPY_MAGIC = b"\x93NUMPY"
-MOST_RATIO = 4_000_000  # coefficients of a resampler
+MOST_RATIO = 1_000_000  # coefficients of a resampler
 OPTIONS = {"seed", "temperature", "speaker"}
 _LONGEST_HEADER = 10_000  # bytes, as numpy has it
 _HEADER = re.compile(

@@ -1,15 +1,23 @@
-"""A vocoder that never learnt anything, and mels for it."""
+"""A vocoder that never learnt anything, and mels for it.
 
+Quick runs try few examples of what hypothesis thinks of: HYPOTHESIS_PROFILE=thorough tries thousands.
+"""
+
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from numpy.typing import NDArray
 
 from data.mel import MelConfig, log_mel
 from serve import Vocoder
+
+EXAMPLES = {"quick": 25, "thorough": 3000}[os.environ.get("HYPOTHESIS_PROFILE", "quick")]
+settings.register_profile("serve", max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
 
 Speech = Callable[..., NDArray[np.float32]]
 

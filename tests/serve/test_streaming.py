@@ -50,7 +50,7 @@ def test_any_chunks_make_one_pass(vocoder: Vocoder, toy_utterance: Utterance, wi
 
 
 @given(widths=st.lists(st.integers(1, 60), min_size=1, max_size=8), frames=st.integers(1, 80))
-@settings(max_examples=20, deadline=None)
+@settings.get_profile("serve")
 def test_no_division_changes_the_sound(
     toy_vocoder: Vocoder, toy_utterance: Utterance, widths: list[int], frames: int
 ) -> None:
