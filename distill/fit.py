@@ -60,5 +60,10 @@ def initialise_from_teacher(student: Student, teacher: WaveNet) -> None:
             f"the student's context is {ours}, the teacher's {theirs}: make the student with context={theirs}"
         )
     student.conditioner.load_state_dict(teacher.conditioner.state_dict())
+    hear_as_teacher(student, teacher)
+
+
+def hear_as_teacher(student: Student, teacher: WaveNet) -> None:
+    """Copies the teacher's pitch head, if they read pitch."""
     if student.pitch is not None and teacher.pitch is not None:
         student.pitch.load_state_dict(teacher.pitch.state_dict())

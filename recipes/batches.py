@@ -1,7 +1,7 @@
 """Crops of a prepared corpus, in the order that the trainer asks for."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from data.dataset import Batch, CropConfig, CropDataset, PreparedCorpus, collate, loader
 from wavenet.conditioning import MARGIN
@@ -78,5 +78,5 @@ class Crops:
 
 
 def whole_clips(corpus: PreparedCorpus, count: int) -> list[Clip]:
-    """The first `count` utterances of the validation split, to be listened to."""
-    return [Clip(entry.id, corpus.whole(entry)) for entry in corpus.entries("valid")[:count]]
+    """The first `count` utterances of the validation split, to be listened to: a voice hears their pitch itself."""
+    return [Clip(entry.id, replace(corpus.whole(entry), f0=None)) for entry in corpus.entries("valid")[:count]]

@@ -7,15 +7,16 @@ import torch
 
 from data.dataset import PreparedCorpus
 from data.mel import MelConfig
-from distill.fit import initialise_from_teacher, student_config
+from distill.fit import hear_as_teacher, initialise_from_teacher, student_config
 from distill.objective import DistillationObjective, LossesConfig
-from distill.student import Student, StudentSize
+from distill.student import Student, StudentConfig, StudentSize
 from recipes.batches import whole_clips
 from recipes.configuration import ConfigError
 from recipes.outputs import check_writable
-from recipes.runs import RunConfig, run_training
-from wavenet.checkpoint import Description
-from wavenet.pretrained import load_teacher, mel_config
+from recipes.runs import RunConfig, check_origin, check_pitch, origin_facts, run_training
+from wavenet.checkpoint import Description, load_description
+from wavenet.fine_tuning import begin_from
+from wavenet.pretrained import config_from, load_teacher, mel_config
 from wavenet.training.distributed import distributed
 
 
@@ -32,8 +33,9 @@ def distill(config: DistillConfig) -> bool:
     """Distil, or go on, in `config.run`; False when a signal ended the run before its last step.
 
     Raises:
-        CheckpointError: no teacher's checkpoint.
-        ConfigError: a corpus of another mel, or of other speakers, than the teacher's; crops that are too short.
+        CheckpointError: no teacher's checkpoint; `init_from` names no student of these settings.
+        ConfigError: a corpus of another mel, or of other speakers, than the teacher's, or without F0; crops that are
+            too short.
         OutputError: the run directory cannot be written.
     """
     check_writable(config.run)
@@ -42,9 +44,15 @@ def distill(config: DistillConfig) -> bool:
     mel = mel_config(described, config.teacher_checkpoint)
     _check_corpus(config, corpus, described, mel)
     _check_crops(config, mel)
+    check_pitch(teacher.config.pitch, corpus)
+    origin = None if config.init_from is None else load_description(config.init_from, "student")
+    scale = corpus.scale
+    if origin is not None and config.init_from is not None:
+        check_origin(origin, config.init_from, mel, corpus)
+        scale = config_from(StudentConfig, origin.model, config.init_from).initial_scale
     if config.losses.kl.floor is None:
         config.losses.kl.floor = corpus.silence_log_scale
-    student = student_config(config.student, teacher.config, corpus.scale)
+    student = student_config(config.student, teacher.config, scale)
     description = Description(
         kind="student",
         model=asdict(student),
@@ -56,12 +64,17 @@ def distill(config: DistillConfig) -> bool:
             "teacher": {"name": Path(config.teacher_checkpoint).name, "step": described.step},
             "losses": asdict(config.losses),
             "crops": asdict(config.crops),
+            **origin_facts(origin, config),
         },
     )
     with distributed(config.trainer.device) as processes:
         torch.manual_seed(config.trainer.seed)
         model = Student(student)
-        initialise_from_teacher(model, teacher)
+        if config.init_from is None:
+            initialise_from_teacher(model, teacher)
+        else:
+            begin_from(model, student, config.init_from, "student")
+            hear_as_teacher(model, teacher)
         reach = model.receptive_field + teacher.receptive_field
         clips = whole_clips(corpus, config.clips)
         objective = DistillationObjective(model, teacher, config.losses, mel, described.gain, clips)

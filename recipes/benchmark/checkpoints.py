@@ -141,7 +141,7 @@ def _sample_naively(model: WaveNet, mel: torch.Tensor | None, speaker: torch.Ten
         silence = torch.full_like(mel[:, :, :1], LEVEL)
         mel = torch.cat([silence.expand(-1, -1, -(-past.numel() // model.config.hop_length)), mel], dim=-1)
     noise = model.distribution.noise(0, past.numel(), length)[None].to(past.device)
-    return sample_naively(model, model.conditioner(mel, speaker), noise, History(past)).numel()
+    return sample_naively(model, model.conditioner(mel, speaker), noise, History(past), model.excite(mel)).numel()
 
 
 def _time_student(checkpoint: Path, frames: int, repeats: int, device: str, dtype: str) -> Speed:

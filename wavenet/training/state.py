@@ -80,10 +80,15 @@ def _check_pinned(run: Path, before: dict[str, Any], now: dict[str, Any]) -> Non
     changed = [
         f"{name} was {before.get(name, 'absent')!r} and is now {now.get(name, 'absent')!r}"
         for name in sorted(before.keys() | now.keys())
-        if before.get(name) != now.get(name)
+        if before.get(name) != now.get(name) and not _has_come(name, before, now)
     ]
     if changed:
         raise CheckpointError(
             f"the run in {run} was begun with other settings: {'; '.join(changed)}; "
             "restore them to go on with it, or choose another run directory"
         )
+
+
+def _has_come(name: str, before: dict[str, Any], now: dict[str, Any]) -> bool:
+    """A setting that the program did not have when the run was begun, and that is off."""
+    return name not in before and not now[name]
