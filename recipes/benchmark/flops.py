@@ -35,6 +35,18 @@ def teacher_step_flops(config: WaveNetConfig, outputs: int) -> int:
     return 3 * teacher_flops(config, outputs)
 
 
-def distillation_step_flops(student: StudentSize, teacher: WaveNetConfig, outputs: int) -> int:
-    """The same of the student, and of the frozen teacher two: forward, and backward for its input."""
-    return 3 * student_flops(student) + 2 * teacher_flops(teacher, outputs)
+def distillation_step_flops(
+    student: StudentSize, teacher: WaveNetConfig, outputs: int, counted: int, heard: int
+) -> int:
+    """The same of the student, and of the frozen teacher two (forward, and backward for its input), of a whole crop.
+
+    Args:
+        counted: samples in the loss.
+        heard: samples before them that the teacher hears. A flow computes what it and the flows after it read besides.
+    """
+    samples = heard + counted
+    flops = 2 * samples * teacher_flops(teacher, outputs)
+    for stack in reversed(student.stacks()):
+        samples += stack.receptive_field
+        flops += 3 * samples * stack_flops(stack)
+    return flops

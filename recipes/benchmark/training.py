@@ -1,4 +1,4 @@
-"""Training steps, from the loader to the optimiser, by the real trainer on synthetic crops of 8,192 samples."""
+"""Training steps, from the loader to the optimiser, by the real trainer on crops of synthetic sound."""
 
 import shutil
 import tempfile
@@ -39,15 +39,15 @@ GROUP = "training"
 
 class Case(NamedTuple):
     dtype: Precision
-    batch: int
+    batch: int  # crops
+    frames: int  # of a crop, in the loss
 
 
 @dataclass(frozen=True)
 class Sizes:
     teacher: str  # presets
     student: str
-    frames: int  # of a crop, in the loss
-    crops: int  # of a repetition, a multiple of every batch
+    frames: int  # in the loss, of a repetition: a multiple of every batch's
     cases: dict[str, list[Case]]
     repeats: int
 
@@ -55,11 +55,13 @@ class Sizes:
 FULL = Sizes(
     teacher="small",
     student="small",
-    frames=32,
-    crops=8,
+    frames=256,
     cases={
-        "teacher": [Case(dtype, batch) for dtype in (Precision.bfloat16, Precision.float32) for batch in (1, 2, 4)],
-        "distillation": [*(Case(Precision.bfloat16, batch) for batch in (1, 2)), Case(Precision.float32, 1)],
+        "teacher": [Case(dtype, batch, 32) for dtype in (Precision.bfloat16, Precision.float32) for batch in (1, 2, 4)],
+        "distillation": [
+            *(Case(Precision.bfloat16, batch, frames) for batch, frames in ((1, 32), (2, 32), (1, 128), (1, 256))),
+            Case(Precision.float32, 1, 32),
+        ],
     },
     repeats=4,
 )
@@ -67,8 +69,7 @@ QUICK = Sizes(
     teacher="tiny",
     student="tiny",
     frames=8,
-    crops=1,
-    cases={name: [Case(Precision.bfloat16, 1)] for name in FULL.cases},
+    cases={name: [Case(Precision.bfloat16, 1, 8)] for name in FULL.cases},
     repeats=1,
 )
 
@@ -77,29 +78,30 @@ def training(task: str, threads: int, quick: bool) -> list[Row]:
     """Samples a second that the loss counts; FLOP of matrix products as in `flops`, those of the context included.
 
     teacher: likelihood, without context. distillation: a student of a frozen teacher, default losses (100 draws, 10
-    components), in the whole context of both networks.
+    components), in the whole context of both networks, which weighs the less the longer a crop is.
     """
     sizes = QUICK if quick else FULL
     name = sizes.teacher if task == "teacher" else f"{sizes.student} from {sizes.teacher}"
     with synthetic_corpus() as corpus:
-        trainers, left, flops = {}, 0, 0
+        trainers, flops = {}, {}
         for case in sizes.cases[task]:
-            objective, left, flops = _objective(task, sizes)
-            trainers[case] = _trainer(objective, corpus, CropsConfig(frames=sizes.frames, left_frames=left), case)
+            objective, left, flops[case] = _objective(task, sizes, case.frames * MEL.hop_length)
+            trainers[case] = _trainer(objective, corpus, CropsConfig(frames=case.frames, left_frames=left), case)
         runs: dict[Case, Callable[[], object]] = {
-            case: partial(_advance, trainer, sizes.crops // case.batch) for case, trainer in trainers.items()
+            case: partial(_advance, trainer, sizes.frames // (case.batch * case.frames))
+            for case, trainer in trainers.items()
         }
-        rows = []
+        rows, counted = [], sizes.frames * MEL.hop_length
         for case, seconds in race(runs, sizes.repeats, least=0.0).items():
-            counted = sizes.crops * sizes.frames * MEL.hop_length
-            labels = {"task": f"{task}, {name}", "dtype": case.dtype, "batch": case.batch}
+            samples = case.frames * MEL.hop_length
+            labels = {"task": f"{task}, {name}", "dtype": case.dtype, "batch": f"{case.batch} x {samples}"}
             row = measured(GROUP, labels, "samples/s", [counted / one for one in seconds])
             row.limit = matrix_limit(case.dtype, threads)
-            row.reached = row.value * (left + sizes.frames) / sizes.frames * flops / 1e9
-            row.figures["context (samples)"] = left * MEL.hop_length
+            row.reached = row.value * flops[case] / samples / 1e9
             rows.append(row)
         first, trainer = next(iter(trainers.items()))
-        return rows + shares(f"{task} step, {first.dtype}, batch of {first.batch}", partial(_advance, trainer, 1))
+        what = f"{task} step, {first.dtype}, {first.batch} x {first.frames} frames"
+        return rows + shares(what, partial(_advance, trainer, 1))
 
 
 @contextmanager
@@ -108,7 +110,7 @@ def synthetic_corpus() -> Iterator[PreparedCorpus]:
     folder, rng = Path(tempfile.mkdtemp()), np.random.default_rng(0)
     try:
         for n in range(20):
-            buzz = np.sign(np.sin(np.arange(2 * MEL.sample_rate) * rng.uniform(0.03, 0.06)))
+            buzz = np.sign(np.sin(np.arange(4 * MEL.sample_rate) * rng.uniform(0.03, 0.06)))
             wav = 0.1 * buzz + 0.02 * rng.standard_normal(len(buzz))
             write_wav(folder / f"{n}.wav", wav.astype(np.float32), MEL.sample_rate)
         source = CorpusConfig(kind=CorpusKind.folder, root=str(folder))
@@ -118,19 +120,25 @@ def synthetic_corpus() -> Iterator[PreparedCorpus]:
         shutil.rmtree(folder)
 
 
-def _objective(task: str, sizes: Sizes) -> tuple[Objective, int, int]:
-    """What is trained, the frames of context before a crop, and FLOP a sample."""
+def _objective(task: str, sizes: Sizes, counted: int) -> tuple[Objective, int, int]:
+    """What is trained, the frames of context before a crop, and FLOP a crop of so many counted samples."""
     teacher = random_teacher(sizes.teacher)
     outputs = teacher.distribution.n_params
     if task == "teacher":
         objective: Objective = TeacherObjective(teacher, 1.0, MEL.sample_rate, clips=[])
-        return objective, 0, teacher_step_flops(teacher.config, outputs)
+        return objective, 0, counted * teacher_step_flops(teacher.config, outputs)
     student = random_student(sizes.student, sizes.teacher)
     overrides = [f"student={sizes.student}", "data=none", "teacher_checkpoint=none"]
     losses = configure("distill", overrides, DistillConfig).losses
-    reach = student.receptive_field + teacher.receptive_field
-    flops = distillation_step_flops(student.config, teacher.config, outputs)
-    return DistillationObjective(student, teacher, losses, MEL, 1.0, clips=[]), -(-reach // MEL.hop_length), flops
+    left = _frames_in(student.receptive_field + teacher.receptive_field)
+    heard = _frames_in(teacher.receptive_field) * MEL.hop_length
+    flops = distillation_step_flops(student.config, teacher.config, outputs, counted, heard)
+    return DistillationObjective(student, teacher, losses, MEL, 1.0, clips=[]), left, flops
+
+
+def _frames_in(samples: int) -> int:
+    """Whole frames that hold so many samples."""
+    return -(-samples // MEL.hop_length)
 
 
 def _trainer(objective: Objective, corpus: PreparedCorpus, crops: CropsConfig, case: Case) -> Trainer:

@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from data.dataset import Batch
 from data.mel import MelConfig
-from recipes.benchmark import flops, presets
+from distill.objective import DistillationObjective
+from recipes.benchmark import flops, presets, training
 from recipes.benchmark.rivals import rivals
 from recipes.benchmark.rows import as_json, copy_limit, from_json, measured, of_limit
 from recipes.benchmark.shares import OTHERS, OUTSIDE, shares
@@ -38,6 +40,23 @@ def test_flops_are_those_that_torch_counts() -> None:
         params.sum().backward()
     both = forward.get_total_flops() + backward.get_total_flops()
     assert both == T * flops.teacher_step_flops(model.config, outputs)
+
+
+def test_a_step_of_distillation_is_counted_as_it_is_computed() -> None:
+    objective, left, counted = training._objective("distillation", training.QUICK, 8 * presets.MEL.hop_length)
+    assert isinstance(objective, DistillationObjective)
+    student, teacher = objective.model, objective.teacher
+    lengths: list[int] = []
+    for network in (teacher.network, *(flow.network for flow in student.chain.sequence)):
+        network.register_forward_pre_hook(lambda _, inputs: lengths.append(inputs[0].shape[1]))
+    frames = left + 8
+    wav, mel = torch.zeros(1, frames * presets.MEL.hop_length), presets.constant_mel(1, frames)
+    objective(Batch(wav, mel, torch.zeros(1, dtype=torch.long), left * presets.MEL.hop_length, margin=0), 0)
+    *flows, heard = lengths
+    stacks = zip(flows, student.config.stacks(), strict=True)
+    computed = 3 * sum(length * flops.stack_flops(stack) for length, stack in stacks)
+    computed += 2 * heard * flops.teacher_flops(teacher.config, teacher.distribution.n_params)
+    assert counted == computed
 
 
 def test_contestants_take_turns() -> None:
