@@ -186,8 +186,8 @@ def _launch(kernel: Any, tensors: dict[str, Tensor | None], values: str, half_bi
     return Launch(
         kernel,
         (triton.cdiv(R, rows),),
-        {name: None if tensor is None else tensor.contiguous() for name, tensor in tensors.items()} | {"R": R, "N": N},
-        {"K": K, "HALF_BIN": half_bin, "WIDTH": width, "ROWS": rows},
+        {name: None if tensor is None else tensor.contiguous() for name, tensor in tensors.items()} | {"R": R},
+        {"N": N, "K": K, "HALF_BIN": half_bin, "WIDTH": width, "ROWS": rows},
         warps=1,
     )
 

@@ -4,7 +4,8 @@
 
 Tiles are (WIDTH, ROWS), components by mixtures. The mixtures lie across the threads, so that a sum over components
 takes a shuffle or none, and a sum over values is an addition in a register: no two programs add to the same number, and
-the results are the same bits every time.
+the results are the same bits every time. Their number N is 1, or the draws of a configuration: known when a kernel is
+compiled, it costs no kernel more, and Triton 3.6 interprets no loop whose end is an argument.
 
 With a = (x - mean) / s, e = exp(-|a|) and q = exp(-h / s), the mass within h of x is
 
@@ -25,10 +26,10 @@ MOST = tl.constexpr(40.0)  # of h / s: beyond it a float sees only |a| - h / s, 
 NEVER = tl.constexpr(-1e30)  # the logit of a component that is not there
 
 
-@triton.jit(do_not_specialize=["R", "N"])
+@triton.jit(do_not_specialize=["R"])
 def log_density_kernel(
-    logits, means, log_scales, x, out, R, N,
-    K: tl.constexpr, HALF_BIN: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr,
+    logits, means, log_scales, x, out, R,
+    N: tl.constexpr, K: tl.constexpr, HALF_BIN: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     row, inside, given = _rows(R, ROWS)
     mixture = _mixture(logits, means, log_scales, given, K, HALF_BIN, WIDTH)
@@ -38,10 +39,10 @@ def log_density_kernel(
         tl.store(out + row * N + n, value, mask=inside)
 
 
-@triton.jit(do_not_specialize=["R", "N"])
+@triton.jit(do_not_specialize=["R"])
 def log_density_backward_kernel(
-    grad, logits, means, log_scales, x, logits_grad, means_grad, log_scales_grad, x_grad, R, N,
-    K: tl.constexpr, HALF_BIN: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr,
+    grad, logits, means, log_scales, x, logits_grad, means_grad, log_scales_grad, x_grad, R,
+    N: tl.constexpr, K: tl.constexpr, HALF_BIN: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     row, inside, given = _rows(R, ROWS)
     mixture = _mixture(logits, means, log_scales, given, K, HALF_BIN, WIDTH)
@@ -63,11 +64,11 @@ def log_density_backward_kernel(
     )
 
 
-@triton.jit(do_not_specialize=["R", "N"])
+@triton.jit(do_not_specialize=["R"])
 def cross_entropy_kernel(
     logits, means, log_scales, loc, log_scale, draws, out,
-    logits_grad, means_grad, log_scales_grad, loc_grad, log_scale_grad, R, N,
-    K: tl.constexpr, HALF_BIN: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr,
+    logits_grad, means_grad, log_scales_grad, loc_grad, log_scale_grad, R,
+    N: tl.constexpr, K: tl.constexpr, HALF_BIN: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     """The value and, where there is a place for them, its gradients."""
     row, inside, given = _rows(R, ROWS)
