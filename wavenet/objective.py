@@ -9,7 +9,8 @@ from wavenet.model import WaveNet
 from wavenet.sampling.generate import Backend, generate
 from wavenet.training.objective import Audition, LossReport, Objective
 
-LOG_F0_WEIGHT = 10.0  # makes a tenth of a nat, two semitones, weigh as much as a wrong voicing
+LOG_F0_WEIGHT = 10.0  # of the head's second loss: a tenth of a nat, two semitones, weighs as much as a wrong voicing
+HEAD_WEIGHT = 0.01  # the steps of Adam do not know it, and the clipping of the gradient does not see the head
 
 
 @dataclass
@@ -58,7 +59,7 @@ class TeacherObjective(Objective):
                 batch.left // self.model.config.hop_length + batch.margin, batch.mel.shape[2] - batch.margin
             )
             voicing, log_f0 = self.model.pitch.losses(batch.mel, batch.f0, counted)
-            loss = loss + voicing + LOG_F0_WEIGHT * log_f0
+            loss = loss + HEAD_WEIGHT * (voicing + LOG_F0_WEIGHT * log_f0)
             terms |= {"voicing": voicing.detach(), "log_f0": log_f0.detach()}
         return LossReport(loss, terms)
 
