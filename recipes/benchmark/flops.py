@@ -36,17 +36,18 @@ def teacher_step_flops(config: WaveNetConfig, outputs: int) -> int:
 
 
 def distillation_step_flops(
-    student: StudentSize, teacher: WaveNetConfig, outputs: int, counted: int, heard: int
+    student: StudentSize, teacher: WaveNetConfig, outputs: int, counted: int, heard: int, context: int
 ) -> int:
     """The same of the student, and of the frozen teacher two (forward, and backward for its input), of a whole crop.
 
     Args:
         counted: samples in the loss.
-        heard: samples before them that the teacher hears. A flow computes what it and the flows after it read besides.
+        heard: samples before them that the teacher hears.
+        context: samples before them that there are. Every flow computes what it and those after it read.
     """
     samples = heard + counted
     flops = 2 * samples * teacher_flops(teacher, outputs)
     for stack in reversed(student.stacks()):
-        samples += stack.receptive_field
+        samples = min(samples + stack.receptive_field, context + counted)
         flops += 3 * samples * stack_flops(stack)
     return flops

@@ -131,8 +131,9 @@ def _objective(task: str, sizes: Sizes, counted: int) -> tuple[Objective, int, i
     overrides = [f"student={sizes.student}", "data=none", "teacher_checkpoint=none"]
     losses = configure("distill", overrides, DistillConfig).losses
     left = _frames_in(student.receptive_field + teacher.receptive_field)
-    heard = _frames_in(teacher.receptive_field) * MEL.hop_length
-    flops = distillation_step_flops(student.config, teacher.config, outputs, counted, heard)
+    heard = _frames_in(teacher.receptive_field)
+    samples = (counted, heard * MEL.hop_length, left * MEL.hop_length)
+    flops = distillation_step_flops(student.config, teacher.config, outputs, *samples)
     return DistillationObjective(student, teacher, losses, MEL, 1.0, clips=[]), left, flops
 
 
