@@ -154,12 +154,12 @@ kbd { border: 1px solid var(--line); border-radius: .25rem; padding: 0 .35rem; f
 .cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(15rem, 1fr)); gap: .9rem; }
 figure { margin: 0; padding: .7rem; background: var(--card); border: 1px solid var(--line); border-radius: .5rem; }
 figure.on { border-color: var(--mark); box-shadow: 0 0 0 1px var(--mark); }
-figcaption { margin-bottom: .5rem; font-weight: 600; overflow-wrap: anywhere; }
+figcaption { min-height: 3rem; margin-bottom: .5rem; font-weight: 600; overflow-wrap: anywhere; }
 .picture { position: relative; } .picture img { display: block; width: 100%; height: 8rem; border-radius: .25rem; }
 .picture::after { content: ""; position: absolute; top: 0; bottom: 0; left: var(--at, 0); width: 2px;
   background: #fff; opacity: 0; } .on .picture::after { opacity: .9; }
 audio { display: block; width: 100%; margin: .5rem 0; }
-figure dl { display: grid; grid-template-columns: 1fr 1fr; gap: 0 .9rem; margin: 0; font-size: .72rem; }
+figure dl { margin: 0; font-size: .8rem; }
 figure dl div { display: flex; justify-content: space-between; gap: .5rem; } dt { color: var(--quiet); }
 figure dd { font-variant-numeric: tabular-nums; }
 :focus-visible { outline: 2px solid var(--mark); outline-offset: 2px; }
