@@ -3,9 +3,9 @@
 Plain C, because nothing else does all that a layer on a CPU needs: the matrix product, the gate and the residual of a
 tile of samples in one pass while they lie in the cache. torch's operators write every step to memory: `wavenet
 benchmark` shows a twelfth to two thirds of the speed. numba does not vectorise the gate's exponentials and knows no
-bfloat16; torch.compile fuses only what lies between two products, and compiles for long. The build takes seconds, needs
-no package, and is tuned to the processor that it runs on: AMX, AVX-512 with or without bfloat16, or whatever vectors
-there are.
+bfloat16; torch.compile fuses only what lies between two products: a minute of compiling brought the paper's student to
+two fifths of this speed. The build takes seconds, needs no package, and is tuned to the processor that it runs on: AMX,
+AVX-512 with or without bfloat16, or whatever vectors there are.
 """
 
 import ctypes
