@@ -77,8 +77,8 @@ QUICK = Sizes(
 def training(task: str, threads: int, quick: bool) -> list[Row]:
     """Samples a second that the loss counts; FLOP of matrix products as in `flops`, those of the context included.
 
-    teacher: likelihood, without context. distillation: a student of a frozen teacher, default losses (100 draws, 10
-    components), in the whole context of both networks, which weighs the less the longer a crop is.
+    teacher: likelihood, without context. distillation: a student of a frozen teacher that judges once, under the true
+    mel (100 draws, 10 components), in the whole context of both networks, which weighs the less the longer a crop is.
     """
     sizes = QUICK if quick else FULL
     name = sizes.teacher if task == "teacher" else f"{sizes.student} from {sizes.teacher}"
@@ -128,7 +128,7 @@ def _objective(task: str, sizes: Sizes, counted: int) -> tuple[Objective, int, i
         objective: Objective = TeacherObjective(teacher, 1.0, MEL.sample_rate, clips=[])
         return objective, 0, counted * teacher_step_flops(teacher.config, outputs)
     student = random_student(sizes.student, sizes.teacher)
-    overrides = [f"student={sizes.student}", "data=none", "teacher_checkpoint=none"]
+    overrides = [f"student={sizes.student}", "data=none", "teacher_checkpoint=none", "losses.contrastive.weight=0"]
     losses = configure("distill", overrides, DistillConfig).losses
     left = _frames_in(student.receptive_field + teacher.receptive_field)
     heard = _frames_in(teacher.receptive_field)
