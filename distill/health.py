@@ -116,7 +116,8 @@ def examine(said: Tensor, real: Tensor, rate: int) -> dict[str, float]:
         "level_db": _decibels(said.square().mean(), real.square().mean()),
         "magnitude_db": 2 * _decibels(said.abs().mean(), real.abs().mean()),
         "offset": said.mean() / real.square().mean().sqrt().clamp(min=1e-9),
-        "periodicity": (loudness * _periodicity(said, window, rate)[1]).sum() / (loudness * pitched).sum(),
+        "periodicity": (loudness * _periodicity(said, window, rate)[1]).sum()
+        / (loudness * pitched).sum().clamp(min=1e-12),
         "spectral": 0.5 * (powers[0] / powers[1]).log().abs().mean(),
         **_movements(*powers, rate),
     }

@@ -45,6 +45,12 @@ class TrainConfig(RunConfig):
     output: OutputConfig
     mel: MelConfig
     condition: ConditionConfig
+    input_dropout: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.input_dropout < 1:
+            raise ValueError(f"input_dropout is {self.input_dropout}, but must be from 0 to below 1; 0.5 is usual")
 
 
 def train(config: TrainConfig) -> bool:
@@ -73,7 +79,12 @@ def train(config: TrainConfig) -> bool:
         mel=asdict(config.mel),
         gain=corpus.gain,
         speakers=list(corpus.speakers) if model_config.n_speakers else [],
-        training={"data": Path(config.data).name, "crops": asdict(config.crops), **origin_facts(origin, config)},
+        training={
+            "data": Path(config.data).name,
+            "crops": asdict(config.crops),
+            **origin_facts(origin, config),
+            "input_dropout": config.input_dropout,
+        },
     )
     with distributed(config.trainer.device) as processes:
         torch.manual_seed(config.trainer.seed)
@@ -81,7 +92,7 @@ def train(config: TrainConfig) -> bool:
         model = WaveNet(model_config)
         if config.init_from is not None:
             begin_from(model, model_config, config.init_from, "teacher")
-        objective = TeacherObjective(model, corpus.gain, config.mel.sample_rate, clips)
+        objective = TeacherObjective(model, corpus.gain, config.mel.sample_rate, clips, config.input_dropout)
         return run_training(config, objective, corpus, model_config.stack.receptive_field, description, processes)
 
 

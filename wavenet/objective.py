@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 
 from data.dataset import Batch
 from wavenet.model import WaveNet
@@ -32,12 +33,17 @@ class TeacherObjective(Objective):
         gain: network level over file level.
         sample_rate: Hz.
         clips: utterances to sample for TensorBoard.
+        input_dropout: share of the samples that the network does not get to read in training: it then listens to the
+            mel, and its student with it.
     """
 
     model: WaveNet
 
-    def __init__(self, model: WaveNet, gain: float, sample_rate: int, clips: list[Clip]) -> None:
+    def __init__(
+        self, model: WaveNet, gain: float, sample_rate: int, clips: list[Clip], input_dropout: float = 0.0
+    ) -> None:
         super().__init__()
+        self.input_dropout = input_dropout
         self.model = model
         self.gain = gain
         self.sample_rate = sample_rate
@@ -48,7 +54,8 @@ class TeacherObjective(Objective):
         x = self.model.distribution.quantise(batch.wav)
         mel = batch.mel if self.model.config.n_mels else None
         excitation = self.model.excite(mel, batch.f0, batch.margin)
-        params = self.model(x, mel, batch.speaker, batch.margin, excitation)[:, batch.left :]
+        heard = F.dropout(x, self.input_dropout, self.model.training)
+        params = self.model(heard, mel, batch.speaker, batch.margin, excitation)[:, batch.left :]
         target = x[:, batch.left :]
         with torch.autocast(x.device.type, enabled=False):
             nll = -self.model.distribution.log_density(params, target).mean()

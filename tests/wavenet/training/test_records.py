@@ -93,3 +93,24 @@ def test_the_brightest_row_of_a_tone_is_at_its_frequency(sample_rate: int) -> No
 @pytest.mark.parametrize("length", [1, 2, 100, 1024])
 def test_a_clip_of_any_length_and_silence_have_a_picture(length: int) -> None:
     assert spectrogram_picture(np.zeros(length, dtype=np.float32), 16000).size > 0
+
+
+def test_a_remark_on_a_validation_is_said_and_kept_in_both(
+    toy: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    objective, heard = toy.Regression(), []
+
+    def remark(figures: dict[str, float]) -> str:
+        heard.append(set(figures))
+        return "well" if len(heard) == 1 else ""
+
+    objective.remark = remark
+    toy.trainer(tmp_path, objective, steps=20).run()
+    assert heard == [{"error", "draw"}] * 2
+    assert f"{tmp_path}, step 10: well" in capsys.readouterr().err
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [line for line in lines if "remark" in line] == [{"step": 10, "remark": "well"}]
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    (text,) = events.Tensors("remark/text_summary")
+    assert (text.step, text.tensor_proto.string_val) == (10, [b"well"])

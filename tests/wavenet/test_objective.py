@@ -1,0 +1,45 @@
+"""The teacher's objective: what it may read, and what it is judged on."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from data.dataset import Batch
+from wavenet.distributions import OutputKind
+from wavenet.model import WaveNet
+from wavenet.objective import TeacherObjective
+
+HOP = 8
+
+
+@pytest.fixture
+def batch() -> Batch:
+    torch.manual_seed(1)
+    return Batch(0.1 * torch.randn(2, 4 * HOP), torch.randn(2, 5, 4), torch.zeros(2, dtype=torch.long), 0, 0)
+
+
+@pytest.mark.parametrize("kind", OutputKind)
+def test_input_dropout_hides_samples_from_the_network_and_none_from_the_likelihood(
+    make_wavenet: Callable[..., WaveNet], batch: Batch, kind: OutputKind
+) -> None:
+    model = make_wavenet(kind, dtype=torch.float32)
+    objective = TeacherObjective(model, 1.0, 8000, [], input_dropout=0.5)
+    heard = []
+    model.register_forward_pre_hook(lambda module, inputs: heard.append(inputs[0]))
+    bits = objective(batch, 0).terms["bits"]
+    (read,) = heard
+    x = model.distribution.quantise(batch.wav)
+    hidden = read == 0
+    assert 0.3 < hidden.float().mean() < 0.7
+    torch.testing.assert_close(read[~hidden], 2 * x[~hidden])  # so that the sum over inputs keeps its mean
+    with torch.no_grad():
+        params = model(read, batch.mel, batch.speaker)
+    torch.testing.assert_close(bits, model.distribution.bits(params, x).mean())
+
+
+def test_validation_and_a_dropout_of_zero_hide_nothing(make_wavenet: Callable[..., WaveNet], batch: Batch) -> None:
+    model = make_wavenet(dtype=torch.float32)
+    plain = TeacherObjective(model, 1.0, 8000, [])(batch, 0).loss
+    model.eval()
+    assert TeacherObjective(model, 1.0, 8000, [], input_dropout=0.5)(batch, 0).loss == plain
