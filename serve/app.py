@@ -22,7 +22,7 @@ from serve.service import Service
 from serve.talk import talk
 
 PAGE = Path(__file__).parent / "page"
-logger = logging.getLogger("uvicorn.error")
+logger = logging.getLogger("serve")
 
 
 def create_app(service: Service, failed: Callable[[Exception], None]) -> FastAPI:

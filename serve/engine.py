@@ -23,7 +23,7 @@ from serve.problems import busy
 from serve.streaming import VocoderStream
 
 Wave = NDArray[np.float32]
-logger = logging.getLogger("uvicorn.error")
+logger = logging.getLogger("serve")
 
 
 class Job:

@@ -13,7 +13,7 @@ from serve.problems import Problem, unavailable
 from serve.streaming import LOOK_AHEAD
 from serve.vocoder import Vocoder
 
-logger = logging.getLogger("uvicorn.error")
+logger = logging.getLogger("serve")
 _WARMING = 100  # frames
 
 

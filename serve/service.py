@@ -19,7 +19,7 @@ from serve.settings import ServeConfig
 
 P = ParamSpec("P")
 R = TypeVar("R")
-logger = logging.getLogger("uvicorn.error")
+logger = logging.getLogger("serve")
 
 
 class Service:

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from distill.stream import ChainStream, PackedChain, can_stream
 from distill.student import Student
-from wavenet.conditioning import LOOK_AHEAD as CONTEXT
 from wavenet.conditioning import MARGIN
 from wavenet.kernels.backend import Backend, forced_backend
+from wavenet.pitch import LOOK_BACK, excitation
 
 LOOK_AHEAD = MARGIN  # mel frames beyond a frame that its samples are made from
 FIRST_PIECE = 512  # samples: the first piece comes soon, the others double
@@ -53,8 +53,10 @@ class StreamingStudent:
         cond = (
             torch.cat([F.pad(each, (0, 0, 0, frames - each.shape[1])) for each in conds]) if conds else None
         )  # (B, L, context)
+        given = [piece.excitation for piece in pieces if piece.excitation is not None]
+        excited = torch.stack([F.pad(each, (0, 0, 0, width - len(each))) for each in given]) if given else None
         with torch.autocast(z.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            x = self.student.chain(z, cond, self.hop)[0].float() / self.gain
+            x = self.student.chain(z, cond, self.hop, None, excited)[0].float() / self.gain
         return [row[piece.before : len(piece.z)] for row, piece in zip(x, pieces, strict=True)]
 
 
@@ -65,6 +67,7 @@ class Piece:
     z: Tensor  # (before + T,)
     before: int  # samples that are computed for those after them
     cond: Tensor | None  # (1, L, context), from the frame before the first sample's; of one frame, if it is constant
+    excitation: Tensor | None  # (before + T, 3), of a student with pitch
 
 
 class VocoderStream:
@@ -87,6 +90,8 @@ class VocoderStream:
         self._first = 0
         self._ended = False
         self._size = FIRST_PIECE
+        self._phase: Tensor | None = None  # (1,), of the next sample
+        self._excited: Tensor | None = None  # (n, 3), of the samples before it that are still needed
         self.samples = 0  # said so far
 
     @property
@@ -111,7 +116,7 @@ class VocoderStream:
         if self._mel is None:
             self._mel = fresh
             return
-        needed = (self.samples - self.student.reach) // self.student.hop - 2 - CONTEXT
+        needed = (self.samples - self.student.reach) // self.student.hop - 2 - LOOK_BACK
         spare = min(max(0, needed - self._first), self._mel.shape[2])
         self._mel = torch.cat([self._mel[:, :, spare:], fresh], dim=2)
         self._first += spare
@@ -152,13 +157,27 @@ class VocoderStream:
         z = (self._temperature * own.student.noise(self._seed, begin, stop - begin)).to(own.weight)
         frames = begin // hop - 1 - self._first, (stop - 1) // hop + 2 - self._first
         cond = own.student.conditioner.window(self._mel, self._speaker, *frames)
+        piece = Piece(z, start - begin, cond, self._excite(start, stop, start - begin))
         self.samples, self._size = stop, min(2 * self._size, own.largest)
-        return Piece(z, start - begin, cond)
+        return piece
+
+    def _excite(self, start: int, stop: int, before: int) -> Tensor | None:
+        """Of the samples start - before .. stop, (before + T, 3), if the student reads pitch; the phase goes on."""
+        head, hop = self.student.student.pitch, self.student.hop
+        if head is None or self._mel is None:
+            return None
+        first = start // hop - 1
+        f0 = head.window(self._mel, first - self._first, (stop - 1) // hop + 2 - self._first)
+        fresh, self._phase = excitation(f0, hop, stop - start, start - first * hop, self._phase)
+        known = fresh[0] if self._excited is None else torch.cat([self._excited, fresh[0]])
+        self._excited = known[max(0, len(known) - self.student.reach - hop) :]
+        return known[len(known) - (before + stop - start) :]
 
     def carry_on(self, chain: PackedChain, piece: Piece) -> Tensor:
         """The waveform (T,) of a piece, from the states that the one before left."""
         self._state = self._state or ChainStream(chain)
-        return self._state.advance(piece.z, None if piece.cond is None else piece.cond[0]) / self.student.gain
+        cond = None if piece.cond is None else piece.cond[0]
+        return self._state.advance(piece.z, cond, piece.excitation) / self.student.gain
 
 
 def _frames(cond: Tensor | None) -> int:

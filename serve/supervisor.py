@@ -22,7 +22,7 @@ from serve.service import cores
 from serve.settings import ServeConfig
 from serve.worker import BROKEN, run_under_supervisor
 
-logger = logging.getLogger("uvicorn.error")
+logger = logging.getLogger("serve")
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _MARGIN = 5.0  # s beyond the grace period, after which a worker is killed
 _SHORT_LIFE = 10.0  # s; who dies sooner is replaced later and later

@@ -18,7 +18,7 @@ from serve.problems import ClientGone, Problem
 from serve.service import Service
 from serve.vocoder import Vocoder
 
-logger = logging.getLogger("uvicorn.error")
+logger = logging.getLogger("serve")
 _CLOSE_CODES = {408: 1008, 413: 1009, 429: 1013, 500: 1011, 503: 1013}  # RFC 6455 and its registry
 _REFUSED = 1008  # any other
 

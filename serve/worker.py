@@ -5,6 +5,7 @@ SIGHUP: the checkpoints are read again.
 """
 
 import asyncio
+import copy
 import multiprocessing
 import os
 import signal
@@ -15,6 +16,7 @@ from types import FrameType
 from typing import Any
 
 import uvicorn
+from uvicorn.config import LOGGING_CONFIG
 
 from serve.app import create_app
 from serve.connection import PatientProtocol
@@ -24,6 +26,11 @@ from serve.settings import ServeConfig
 BROKEN = 2  # exit code: the models cannot be loaded, and trying again would not help
 _LAST_CALL = 1  # s, for what is still running when the grace period is over
 _TICK = 0.05  # s
+_LOGGING = copy.deepcopy(LOGGING_CONFIG)
+_LOGGING["loggers"] = {
+    "uvicorn": {"handlers": ["default"], "level": "WARNING", "propagate": False},
+    "serve": {"handlers": ["default"], "level": "INFO", "propagate": False},
+}
 
 
 class _Server(uvicorn.Server):
@@ -42,7 +49,7 @@ class _Server(uvicorn.Server):
                 ws_max_size=service.config.max_bytes,
                 ws_per_message_deflate=False,
                 lifespan="on",
-                log_level="info",
+                log_config=_LOGGING,
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,

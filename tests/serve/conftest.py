@@ -4,9 +4,15 @@ Quick runs try few examples of what hypothesis thinks of: HYPOTHESIS_PROFILE=tho
 """
 
 import os
-from collections.abc import Callable
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 import torch
@@ -36,3 +42,69 @@ def toy_utterance(toy_mel: MelConfig, toy_speech: Speech) -> Callable[..., NDArr
         return log_mel(torch.from_numpy(wav), toy_mel).numpy()
 
     return utterance
+
+
+@dataclass
+class Server:
+    """A server as a process of its own."""
+
+    process: subprocess.Popen[str]
+    url: str
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
+
+    def get(self, path: str) -> httpx.Response:
+        return httpx.get(self.url + path, timeout=60)
+
+    def wait_until(self, holds: Callable[[], bool], what: str) -> None:
+        for _ in range(600):
+            if holds():
+                return
+            time.sleep(0.1)
+        raise AssertionError(f"in a minute there was no {what}; the server says {self.process.poll()}")
+
+    def wait_until_ready(self) -> None:
+        def ready() -> bool:
+            assert self.process.poll() is None
+            try:
+                return self.get("/readyz").status_code == 200
+            except httpx.TransportError:
+                return False
+
+        self.wait_until(ready, "readiness")
+
+    def counted(self, name: str) -> float:
+        """The sum of all lines of a metric."""
+        lines = self.get("/metrics").text.splitlines()
+        return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith((name + " ", name + "{")))
+
+    def stop(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        self.process.communicate(timeout=60)
+        return self.process.returncode
+
+
+@pytest.fixture(scope="session")
+def start_server() -> Iterator[Callable[..., Server]]:
+    """`wavenet serve ARGUMENTS` on a free port, every warning an error; stopped in the end at the latest."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*arguments: object, wait: bool = True) -> Server:
+        command = [sys.executable, "-W", "error", "-m", "recipes.cli", "serve", "--port", "0", *map(str, arguments)]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+        started.append(process)
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        server = Server(process, line.removeprefix("listening on ").strip())
+        if wait:
+            server.wait_until_ready()
+        return server
+
+    yield start
+    for process in started:
+        process.terminate()
+    for process in started:
+        process.communicate(timeout=60)
