@@ -73,10 +73,10 @@ def prepare_toy(
 ) -> Callable[..., Path]:
     """Prepares such recordings; two of the ten are in the test split, two in the validation split."""
 
-    def run(speakers: list[str], mel: MelConfig = toy_mel) -> Path:
+    def run(speakers: list[str], mel: MelConfig = toy_mel, pitch: bool = False) -> Path:
         out = tmp_path_factory.mktemp("corpus")
         corpus = CorpusConfig(kind=CorpusKind.folder, root=str(toy_recordings(speakers)))
-        prepare(PrepareConfig(corpus=corpus, mel=mel, out=str(out), valid=0.2, test=0.2, workers=0))
+        prepare(PrepareConfig(corpus=corpus, mel=mel, out=str(out), valid=0.2, test=0.2, pitch=pitch, workers=0))
         return out
 
     return run
@@ -97,11 +97,11 @@ def toy_corpus_of_two(prepare_toy: Callable[..., Path]) -> Path:
 def make_toy_teacher(toy_mel: MelConfig, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Writes the checkpoint of a teacher that never learnt anything."""
 
-    def make(kind: str = "mol", speakers: tuple[str, ...] = (), mel: MelConfig = toy_mel) -> Path:
+    def make(kind: str = "mol", speakers: tuple[str, ...] = (), mel: MelConfig = toy_mel, pitch: bool = False) -> Path:
         torch.manual_seed(0)
         stack = StackConfig(layers=6, cycle=6, kernel=3, residual=16, gate=32, skip=16)
         output = OutputConfig(kind=OutputKind(kind))
-        config = WaveNetConfig(stack, 16, output, mel.n_mels, mel.hop_length, len(speakers))
+        config = WaveNetConfig(stack, 16, output, mel.n_mels, mel.hop_length, len(speakers), pitch)
         model = WaveNet(config)
         torch.nn.init.normal_(model.network.last.weight, std=0.1)  # else what it reads would hardly matter
         folder = tmp_path_factory.mktemp(f"teacher-{kind}")
@@ -115,10 +115,16 @@ def make_toy_teacher(toy_mel: MelConfig, tmp_path_factory: pytest.TempPathFactor
 def make_toy_student(toy_mel: MelConfig, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Writes the checkpoint of a student of such a teacher."""
 
-    def make(kind: str = "mol", speakers: tuple[str, ...] = (), mel: MelConfig = toy_mel, gain: float = GAIN) -> Path:
+    def make(
+        kind: str = "mol",
+        speakers: tuple[str, ...] = (),
+        mel: MelConfig = toy_mel,
+        gain: float = GAIN,
+        pitch: bool = False,
+    ) -> Path:
         torch.manual_seed(1)
         output = OutputConfig(kind=OutputKind(kind))
-        teacher = WaveNetConfig(StackConfig(), 16, output, mel.n_mels, mel.hop_length, len(speakers))
+        teacher = WaveNetConfig(StackConfig(), 16, output, mel.n_mels, mel.hop_length, len(speakers), pitch)
         config = student_config(StudentSize(flows=[4, 4], residual=16, gate=32), teacher)
         model = Student(config)
         for name, weight in model.named_parameters():

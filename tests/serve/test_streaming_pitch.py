@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from serve import Vocoder
 from wavenet.kernels import use_backend
 
-FRAMES = 400  # more samples than a piece holds, and more frames than are kept
+FRAMES = 200  # more samples than a piece holds, and more frames than are kept
 
 
 @pytest.fixture(scope="module")
