@@ -14,6 +14,7 @@ from distill.fit import check_fit
 from distill.health import diagnose, examine, examine_scales
 from distill.losses.contrastive import ContrastiveConfig, bounded, other_condition
 from distill.losses.kl import KLConfig, clipped, floored, kl_divergence, scale_regulariser, uniforms
+from distill.losses.perceptual import PerceptualConfig, PerceptualLoss
 from distill.losses.power import PowerConfig, spectral_distance
 from distill.student import Student, StudentSample
 from wavenet.distributions import Gaussian
@@ -29,11 +30,13 @@ class LossesConfig:
     kl: KLConfig = field(default_factory=KLConfig)
     contrastive: ContrastiveConfig = field(default_factory=ContrastiveConfig)
     power: PowerConfig = field(default_factory=PowerConfig)
+    perceptual: PerceptualConfig = field(default_factory=PerceptualConfig)
 
     def __post_init__(self) -> None:
-        if not self.kl.weight and not self.spectral:
+        against_real = self.spectral or self.perceptual.weight
+        if not self.kl.weight and not against_real:
             raise ValueError("every weight of the loss is 0: set kl.weight, or a weight of power")
-        if self.kl.begin and not self.spectral:
+        if self.kl.begin and not against_real:
             raise ValueError(f"nothing is learnt before kl.begin={self.kl.begin}: set it to 0, or a weight of power")
         if self.contrastive.weight and not self.kl.weight:
             raise ValueError(
@@ -60,12 +63,20 @@ class DistillationObjective(Objective):
         mel: of the corpus, for validation.
         gain: network level over file level.
         clips: utterances that the student speaks for TensorBoard.
+        ear: where the perceptual loss has a weight.
     """
 
     model: Student
 
     def __init__(
-        self, model: Student, teacher: WaveNet, losses: LossesConfig, mel: MelConfig, gain: float, clips: list[Clip]
+        self,
+        model: Student,
+        teacher: WaveNet,
+        losses: LossesConfig,
+        mel: MelConfig,
+        gain: float,
+        clips: list[Clip],
+        ear: PerceptualLoss | None = None,
     ) -> None:
         super().__init__()
         check_fit(model.config, teacher.config)
@@ -77,6 +88,8 @@ class DistillationObjective(Objective):
         self.log_mel = LogMel(mel)
         self.gain = gain
         self.clips = clips
+        assert ear is not None or not losses.perceptual.weight
+        self.ear = ear
 
     def forward(self, batch: Batch, step: int) -> LossReport:
         sample, weight = self._speak(batch), self.losses.kl.weight_at(step)
@@ -167,6 +180,9 @@ class DistillationObjective(Objective):
                 parts.append(self._divergence(loc, log_scale, opinions, weight))
             if self.losses.spectral:
                 parts.append(self._spectral(x, real))
+            if self.ear is not None:
+                distance = self.ear(x, real)
+                parts.append(LossReport(self.losses.perceptual.weight * distance, {"perceptual": distance}))
         terms = {name: value.detach() for part in parts for name, value in part.terms.items()}
         return LossReport(torch.stack([part.loss for part in parts]).sum(), terms)
 

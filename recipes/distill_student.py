@@ -7,7 +7,9 @@ import torch
 
 from data.dataset import PreparedCorpus
 from data.mel import MelConfig
+from distill.classifier import load_classifier_for
 from distill.fit import hear_as_teacher, initialise_from_teacher, student_config
+from distill.losses.perceptual import PerceptualConfig, PerceptualLoss
 from distill.objective import DistillationObjective, LossesConfig
 from distill.student import Student, StudentConfig, StudentSize
 from recipes.batches import whole_clips
@@ -33,7 +35,8 @@ def distill(config: DistillConfig) -> bool:
     """Distil, or go on, in `config.run`; False when a signal ended the run before its last step.
 
     Raises:
-        CheckpointError: no teacher's checkpoint; `init_from` names no student of these settings.
+        CheckpointError: no teacher's checkpoint; `init_from` names no student of these settings; a classifier of other
+            speech.
         ConfigError: a corpus of another mel, or of other speakers, than the teacher's, or without F0; crops that are
             too short.
         OutputError: the run directory cannot be written.
@@ -77,8 +80,17 @@ def distill(config: DistillConfig) -> bool:
             hear_as_teacher(model, teacher)
         reach = model.receptive_field + teacher.receptive_field
         clips = whole_clips(corpus, config.clips)
-        objective = DistillationObjective(model, teacher, config.losses, mel, described.gain, clips)
+        ear = _load_ear(config.losses.perceptual, mel, described.gain)
+        objective = DistillationObjective(model, teacher, config.losses, mel, described.gain, clips, ear)
         return run_training(config, objective, corpus, reach, description, processes)
+
+
+def _load_ear(config: PerceptualConfig, mel: MelConfig, gain: float) -> PerceptualLoss | None:
+    """What hears the student, whose waveform is `gain` times the file's."""
+    if not config.weight:
+        return None
+    classifier, own_gain = load_classifier_for(config.classifier, mel)
+    return PerceptualLoss(classifier, own_gain / gain)
 
 
 def _check_corpus(config: DistillConfig, corpus: PreparedCorpus, teacher: Description, mel: MelConfig) -> None:

@@ -66,7 +66,12 @@ def train_classifier(config: TrainClassifierConfig) -> bool:
         processes.barrier()
         corpus = LabelledCorpus(config.data)
         try:
-            size = ClassifierConfig(**asdict(config.classifier), hop_length=corpus.mel.hop_length, phones=corpus.names)
+            size = ClassifierConfig(
+                **asdict(config.classifier),
+                sample_rate=corpus.mel.sample_rate,
+                hop_length=corpus.mel.hop_length,
+                phones=corpus.names,
+            )
         except ValueError as error:
             raise ConfigError(f"{config.data}: {error}") from None
         description = Description(

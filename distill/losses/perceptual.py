@@ -57,18 +57,21 @@ class PerceptualLoss(nn.Module):
 def perceptual_distance(classifier: PhoneClassifier, x: Tensor, real: Tensor) -> Tensor:
     """How far x is from real speech, both (B, T) at the classifier's level, T a multiple of its hop: ().
 
-    The mean over stages and clips of |G(x) - G(real)|^2 / |G(real)|^2 with Gram matrices G: Gatys' squared error
-    (eq. 4), relative, so that no stage rules by the size of its activations. In float32 whatever autocast says.
+    The mean over layers and clips of |G(x) - G(real)|^2 / (|G(x)|^2 + |G(real)|^2) with Gram matrices G: Gatys' squared
+    error (eq. 4), relative, so that no layer rules by the size of its activations. It is 0 for Gram matrices that agree
+    and 1 for those of activations that have no channel in common. In float32 whatever autocast says.
     """
     with torch.autocast(x.device.type, enabled=False):
-        heard = classifier.activations(x.float())
+        heard = [gram(layer) for layer in classifier.activations(x.float())]
         with torch.no_grad():
-            wanted = [gram(stage) for stage in classifier.activations(real.float())]
-        distances = [
-            (gram(stage) - target).square().mean(dim=(1, 2)) / target.square().mean(dim=(1, 2))
-            for stage, target in zip(heard, wanted, strict=True)
-        ]  # a stage: (B,)
-        return torch.stack(distances).mean()
+            wanted = [gram(layer) for layer in classifier.activations(real.float())]
+        return torch.stack([_distance(one, other) for one, other in zip(heard, wanted, strict=True)]).mean()
+
+
+def _distance(one: Tensor, other: Tensor) -> Tensor:
+    """(B, C, C) twice -> (B,); 0 for two that are all zero."""
+    size = one.square().sum(dim=(1, 2)) + other.square().sum(dim=(1, 2))
+    return (one - other).square().sum(dim=(1, 2)) / size.clamp(min=torch.finfo(size.dtype).tiny)
 
 
 def gram(activations: Tensor) -> Tensor:

@@ -11,12 +11,12 @@ from distill.classification import ClassifierObjective
 from distill.classifier import ClassifierConfig, ClassifierSize, PhoneClassifier
 
 HOP, L, LOOKAHEAD = 16, 24, 3
-SIZE = ClassifierSize(channels=[4, 6, 8], pools=[4, 4], layers=[2, 3, 2], lookahead=LOOKAHEAD)
+SIZE = ClassifierSize(bands=4, window=24, channels=[6, 8], layers=[3, 2], pools=[4, 4], lookahead=LOOKAHEAD)
 
 
 @pytest.fixture
 def objective() -> ClassifierObjective:
-    config = ClassifierConfig(**asdict(SIZE), hop_length=HOP, phones=["", "a", "b", "c"])
+    config = ClassifierConfig(**asdict(SIZE), sample_rate=4000, hop_length=HOP, phones=["", "a", "b", "c"])
     return ClassifierObjective(PhoneClassifier(config), majority=1)
 
 

@@ -1,22 +1,32 @@
 """Laws of the perceptual loss."""
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict
 
 import pytest
 import torch
 from torch import Tensor
 
+from data.dataset import Batch
+from data.mel import MelConfig
 from distill.classifier import ClassifierConfig, ClassifierSize, PhoneClassifier
+from distill.losses.contrastive import ContrastiveConfig
+from distill.losses.kl import KLConfig
 from distill.losses.perceptual import PerceptualConfig, PerceptualLoss, gram, perceptual_distance
+from distill.losses.power import PowerConfig
+from distill.objective import DistillationObjective, LossesConfig
+from distill.student import Student
+from wavenet.distributions import OutputKind
+from wavenet.model import WaveNet
 
 HOP, T = 16, 16 * 200
-SIZE = ClassifierSize(channels=[4, 6, 8], pools=[4, 4], layers=[2, 3, 2], lookahead=2)
+SIZE = ClassifierSize(bands=4, window=24, channels=[6, 8], layers=[3, 2], pools=[4, 4], lookahead=2)
 
 
 @pytest.fixture
 def classifier() -> PhoneClassifier:
-    return PhoneClassifier(ClassifierConfig(**asdict(SIZE), hop_length=HOP, phones=["", "a"]))
+    return PhoneClassifier(ClassifierConfig(**asdict(SIZE), sample_rate=8000, hop_length=HOP, phones=["", "a"]))
 
 
 @pytest.fixture
@@ -55,12 +65,12 @@ def test_the_distance_grows_with_noise(classifier: PhoneClassifier, speech: Tens
     assert distances == sorted(set(distances))
 
 
-def test_every_stage_and_every_clip_has_its_share(classifier: PhoneClassifier, speech: Tensor) -> None:
+def test_every_layer_and_every_clip_has_its_share(classifier: PhoneClassifier, speech: Tensor) -> None:
     x = speech.flip(1)
     shares = []
     for heard, wanted in zip(classifier.activations(x), classifier.activations(speech), strict=True):
-        difference = (gram(heard) - gram(wanted)).flatten(1).norm(dim=1) / gram(wanted).flatten(1).norm(dim=1)
-        shares.append(difference.square())
+        one, other = gram(heard).flatten(1), gram(wanted).flatten(1)
+        shares.append((one - other).norm(dim=1) ** 2 / (one.norm(dim=1) ** 2 + other.norm(dim=1) ** 2))
     assert torch.stack(shares).min() > 0
     torch.testing.assert_close(perceptual_distance(classifier, x, speech), torch.stack(shares).mean())
 
@@ -103,6 +113,11 @@ def test_autocast_changes_nothing(classifier: PhoneClassifier, speech: Tensor) -
     assert under.dtype == torch.float32
 
 
+def test_the_distance_lies_between_0_and_1(classifier: PhoneClassifier, speech: Tensor) -> None:
+    assert 0.5 < perceptual_distance(classifier, 1e3 * speech, 1e-6 * speech) <= 1
+    assert perceptual_distance(classifier, torch.zeros_like(speech), torch.zeros_like(speech)) == 0
+
+
 @pytest.mark.parametrize("silent", ["x", "real", "both"])
 def test_gradients_are_finite_on_digital_silence(classifier: PhoneClassifier, speech: Tensor, silent: str) -> None:
     x = torch.zeros_like(speech) if silent != "real" else speech.clone()
@@ -110,6 +125,37 @@ def test_gradients_are_finite_on_digital_silence(classifier: PhoneClassifier, sp
     loss = PerceptualLoss(classifier)(x, speech if silent == "x" else torch.zeros_like(speech))
     loss.backward()
     assert loss.isfinite() and x.grad is not None and x.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("weight", [0.5, 2.0])
+def test_distillation_weighs_it_and_hands_its_gradient_to_the_student(
+    make_teacher: Callable[[OutputKind], WaveNet],
+    make_student: Callable[..., Student],
+    mel_config: MelConfig,
+    batch: Batch,
+    classifier: PhoneClassifier,
+    weight: float,
+) -> None:
+    teacher = make_teacher(OutputKind.mol)
+    losses = LossesConfig(
+        KLConfig(weight=0.0),
+        ContrastiveConfig(weight=0.0),
+        PowerConfig([32], frame_weight=0.0, mean_weight=0.0, high_weight=0.0),
+        PerceptualConfig(weight, "somewhere"),
+    )
+    ear = PerceptualLoss(classifier, level=0.5)
+    student = make_student(teacher)
+    objective = DistillationObjective(student, teacher, losses, mel_config, 1.0, [], ear)
+    said = []
+    student.register_forward_hook(lambda module, inputs, output: said.append(output.x))
+    report = objective(batch, 0)
+    real = batch.wav[:, batch.left :]
+    expected = perceptual_distance(classifier, 0.5 * said[0][:, -real.shape[1] :], 0.5 * real)
+    assert report.terms == {"perceptual": expected}
+    assert report.loss == weight * expected
+    report.loss.backward()
+    assert any((weight.grad != 0).any() for weight in student.parameters() if weight.grad is not None)
+    assert all(weight.grad is None for part in (classifier, teacher) for weight in part.parameters())
 
 
 @pytest.mark.parametrize(
