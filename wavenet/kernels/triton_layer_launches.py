@@ -11,24 +11,32 @@ from wavenet.kernels.triton_tiles import Tiles
 
 PROGRAMS = 1024  # at most, for the gradient of a weight: several for each multiprocessor of any GPU
 BLOCK = 64  # samples of a step in the sums over time
+EACH = 8192  # samples x gates that eight warps sum up, 64 registers a thread for both halves; more take sixteen
 
 _OPERANDS = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
 
 
 def forward_tiles(x: Tensor, weight: Tensor, frames: Tensor | None, hop: int, offset: int) -> Tiles:
-    """For x (B, T, C): as many samples a tile as registers hold the sums of both halves of all gates of."""
-    return _tiles(x, weight, frames, hop, offset, most_rows=128)
+    """For x (B, T, C): as many samples a tile as registers hold the sums of both halves of all gates of.
+
+    64 samples are what Hopper's matrix unit takes at least, and a tile reads all weights: of fewer, those of a wide
+    layer are read too often.
+    """
+    return _tiles(x, weight, frames, hop, offset, least_rows=64, most_rows=128)
 
 
 def backward_tiles(x: Tensor, weight: Tensor, frames: Tensor | None, hop: int, offset: int) -> Tiles:
-    """For a third sum, of the gradient; 64 samples are what Hopper's matrix unit takes at least."""
-    return _tiles(x, weight, frames, hop, offset, most_rows=64)
+    """For a third sum, of the gradient."""
+    return _tiles(x, weight, frames, hop, offset, least_rows=16, most_rows=64)
 
 
-def _tiles(x: Tensor, weight: Tensor, frames: Tensor | None, hop: int, offset: int, most_rows: int) -> Tiles:
+def _tiles(
+    x: Tensor, weight: Tensor, frames: Tensor | None, hop: int, offset: int, least_rows: int, most_rows: int
+) -> Tiles:
     gates = _block(weight.shape[0] // 2)
-    rows = min(32, 4096 // gates) if weight.dtype is torch.float32 else min(most_rows, 8192 // gates)
-    return Tiles.of(x, frames, hop, offset, rows)
+    if weight.dtype is torch.float32:
+        return Tiles.of(x, frames, hop, offset, min(32, 4096 // gates))
+    return Tiles.of(x, frames, hop, offset, max(least_rows, min(most_rows, EACH // gates)))
 
 
 def forward(
@@ -145,7 +153,7 @@ def _gated_launch(
         | {"dilation": dilation}
         | tiles.arguments(),
         {"C": C, "G": G, "S": S, "TAPS": weight.shape[1] // C, "ROWS": tiles.rows} | blocks,
-        warps=8,
+        warps=16 if tiles.rows * blocks["GATES"] > EACH else 8,
     )
 
 
@@ -162,7 +170,7 @@ def _block(width: int) -> int:
 def compile_targets() -> dict[str, Launch]:
     """The launches for narrow and wide layers, named by their channels: residual, gates, skip."""
     half = torch.bfloat16
-    cases = [((64, 64, 0), half), ((128, 128, 128), half), ((256, 256, 256), half)]
+    cases = [((64, 64, 0), half), ((128, 128, 128), half), ((512, 256, 256), half)]
     targets: dict[str, Launch] = {}
     for sizes, dtype in (*cases, ((32, 32, 0), torch.float16), ((40, 48, 24), torch.float32)):
         name = "{}-{}-{} ".format(*sizes) + str(dtype).removeprefix("torch.")

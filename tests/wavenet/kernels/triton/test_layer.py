@@ -48,6 +48,7 @@ CASES = [
     Case(2, 2, 32, 32, 3, L=1, skips=True, dtype=half, weights=half),
     Case(2, 127, 40, 24, 33, L=3, hop=50, offset=3, dilation=64, dtype=half, weights=half),
     Case(1, 129, 64, 64, 0, L=3, hop=64, offset=1, dilation=2, dtype=half, weights=half),
+    Case(1, 70, 20, 130, 3, K=2, L=2, hop=64, dilation=3, dtype=half, weights=half),
     # The interpreter multiplies bfloat16 wrongly: activations of that type, and operands that are not.
     Case(1, 129, 32, 32, 8, L=3, hop=64, offset=1, dilation=16, skips=True, dtype=torch.bfloat16),
     Case(1, 33, 40, 16, 0, K=2, dilation=16, dtype=torch.bfloat16),
