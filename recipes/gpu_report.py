@@ -13,8 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,7 +23,7 @@ import torch
 import typer
 
 from recipes.benchmark.rows import Row, as_json, from_json
-from recipes.gpu_report_bench import DRY, FULL, Bench, limits
+from recipes.gpu_report_bench import DRY, FULL
 from recipes.gpu_report_targets import section, targets
 from recipes.provenance import provenance
 
@@ -40,12 +39,8 @@ def main(
     only: Annotated[str, typer.Option(help=f"Some of tests,{','.join(TABLES)}; by default all.")] = "",
     dry: Annotated[bool, typer.Option("--dry", help="On a CPU, tiny: only show that all runs.")] = False,
     commit: Annotated[str, typer.Option(help="What is measured, where git cannot tell.")] = "",
-    part: Annotated[str, typer.Option(hidden=True)] = "",
 ) -> None:
     """Exit codes: 0; 1 a test or a table failed; 2 bad usage."""
-    if part:
-        measure(part, Bench(out, dry))
-        return
     chosen = [name.strip() for name in only.split(",")] if only else ["tests", *TABLES]
     if unknown := set(chosen) - {"tests", *TABLES}:
         raise typer.BadParameter(f"{', '.join(sorted(unknown))}: choose among tests, {', '.join(TABLES)}")
@@ -71,26 +66,6 @@ def parts(dry: bool, chosen: Sequence[str]) -> list[str]:
         "training": [f"training {n}" for n in range(len(sizes.training))],
     }
     return ["limits before", *(piece for name in chosen for piece in pieces[name]), "limits after"]
-
-
-def measure(part: str, bench: Bench) -> None:
-    """One part, in this process, into `bench.file`."""
-    name, _, what = part.partition(" ")
-    if name == "limits":
-        limits(bench, what)
-    elif name == "kernels":  # the only one that can be interpreted, hence in a process that imports no other
-        from recipes.gpu_report_kernels import kernels
-
-        kernels(bench)
-    else:
-        from recipes import gpu_report_models as models
-
-        jobs: dict[str, Callable[[], None]] = {
-            "student": partial(models.student, bench, what),
-            "teacher": partial(models.teacher, bench),
-            "training": lambda: models.training(bench, bench.sizes.training[int(what)]),
-        }
-        jobs[name]()
 
 
 class Report:
@@ -128,8 +103,8 @@ class Report:
         started = time.perf_counter()
         with tempfile.TemporaryDirectory() as scratch:
             file = Path(scratch) / "part.json"
-            command = [sys.executable, "-m", "recipes.gpu_report", "--part", part, "--out", str(file)]
-            code, text = _run([*command, *(["--dry"] if self.dry else [])], PATIENCE, interpret=part == "kernels")
+            command = [sys.executable, "-m", "recipes.gpu_report_part", part, str(file), *(["dry"] if self.dry else [])]
+            code, text = _run(command, PATIENCE, interpret=part == "kernels")
             found = json.loads(file.read_text()) if file.exists() else {"rows": [], "errors": []}
         self.rows += from_json(found["rows"])
         self.errors += [f"{part}: {error}" for error in found["errors"]]

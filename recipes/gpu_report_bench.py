@@ -91,15 +91,15 @@ DRY = Sizes(
     device="cpu",
     copied=2**16,
     square=64,
-    gate=(1, 64, 16),
-    layers=((1, 32, 16, 0),),
+    gate=(1, 16, 16),
+    layers=((1, 16, 16, 0),),
     mixture=(8, 3),
     students={"tiny": ((1, 0.02), (1, 0.05), (2, 0.05))},
     teacher="tiny",
     batches=(1, 2, 3),
     samples={"naive": 1, "cached": 2},
     training=(Training("tiny", "", 1, 4), Training("tiny", "tiny", 1, 8)),
-    repeats=2,
+    repeats=1,
     least=0.0,
 )
 
