@@ -174,8 +174,8 @@ def test_a_shift_of_pitch_is_read_in_cents(cents):
 
 
 def test_voicing_is_wrong_where_only_one_of_the_two_is_voiced():
-    a, b = np.array([100.0, 100, 0, 0]), np.array([110.0, 0, 0, 90])
-    assert voicing_error(a, b) == 0.5
+    a, b = np.array([100.0, 100, 100, 0]), np.array([110.0, 110, 0, 0])
+    assert voicing_error(a, b) == 0.25
     assert pitch_error(a, b) == pytest.approx(1200 * math.log2(1.1))
     with pytest.raises(MeasureError, match="voiced in both"):
         pitch_error(a, np.zeros(4))
