@@ -19,7 +19,7 @@ from recipes.cli import app
 from wavenet.training.trainer import TrainingDiverged
 
 Finished = subprocess.CompletedProcess[str]
-COMMANDS = ["prepare", "train", "distill", "synthesize", "evaluate", "benchmark"]
+COMMANDS = ["prepare", "train", "train-classifier", "distill", "synthesize", "evaluate", "benchmark"]
 
 
 def examples(command: str) -> list[list[str]]:
@@ -45,7 +45,7 @@ def test_the_help_of_every_command_has_an_example(command: str, wavenet: Callabl
     assert all(example[0] == command for example in examples(command))
 
 
-@pytest.mark.parametrize("command", ["prepare", "train", "distill"])
+@pytest.mark.parametrize("command", ["prepare", "train", "train-classifier", "distill"])
 def test_the_examples_of_hydra_commands_compose(command: str, wavenet: Callable[..., Finished]) -> None:
     for example in examples(command):
         done = wavenet(*example, "--cfg", "job")

@@ -14,22 +14,30 @@ from data.prepare import PrepareConfig
 from distill.student import StudentSize
 from recipes.configuration import ConfigError, configure, show
 from recipes.distill_student import DistillConfig
+from recipes.train_classifier import TrainClassifierConfig
 from recipes.train_teacher import TrainConfig, teacher_config
 from wavenet.distributions import OutputKind
 from wavenet.network import StackConfig
 from wavenet.training.trainer import Precision
 
 CONFIGS = Path(configs.__file__).parent
-SCHEMAS = {"prepare": PrepareConfig, "train": TrainConfig, "distill": DistillConfig}
+SCHEMAS = {
+    "prepare": PrepareConfig,
+    "train": TrainConfig,
+    "distill": DistillConfig,
+    "train-classifier": TrainClassifierConfig,
+}
 NEEDED = {
     "prepare": [],
     "train": ["data=corpus"],
     "distill": ["data=corpus", "teacher_checkpoint=runs/teacher"],
+    "train-classifier": ["data=corpus"],
 }
 GROUPS = {
     "prepare": ["corpus", "mel"],
     "train": ["teacher", "output", "mel", "optim", "trainer"],
     "distill": ["student", "losses", "optim", "trainer"],
+    "train-classifier": ["optim", "trainer"],
 }
 OF_OTHER_CORPORA = {"corpus.root", "corpus.download", "corpus.microphone"}  # than the default, eSpeak
 EXPERIMENTS = {"train": "teacher", "distill": "student"}  # how the names of the experiments of a command end
@@ -52,7 +60,7 @@ def choices() -> list[tuple[str, str]]:
     ]
 
 
-def compose(name: str, *overrides: str) -> PrepareConfig | TrainConfig | DistillConfig:
+def compose(name: str, *overrides: str) -> PrepareConfig | TrainConfig | DistillConfig | TrainClassifierConfig:
     return configure(name, [*NEEDED[name], *overrides], SCHEMAS[name])
 
 
@@ -161,6 +169,9 @@ def test_every_field_can_be_overridden_by_its_own_value(name: str) -> None:
         ("distill", "losses.kl.draws=8", "losses.kl.draws", 8),
         ("distill", "losses.power.fft_sizes=[64]", "losses.power.fft_sizes", [64]),
         ("distill", "run=elsewhere", "trainer.run", "elsewhere"),
+        ("distill", "losses.perceptual.classifier=ear", "losses.perceptual.classifier", "ear"),
+        ("train-classifier", "voice=en-gb", "voice", "en-gb"),
+        ("train-classifier", "classifier.layers=[3,5]", "classifier.layers", [3, 5]),
     ],
 )
 def test_an_override_reaches_its_field(name: str, override: str, path: str, value: object) -> None:
