@@ -10,6 +10,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from serve.problems import ClientGone, Problem
 
+_DIGITS = 18  # of a Content-Length that is looked at
 HEAD_PATIENCE = 10.0  # s, for the head of a request
 
 
@@ -44,7 +45,7 @@ async def read_body(request: Request, most: int, patience: float) -> bytes:
     """
     large = Problem(413, f"the body is larger than the limit of {most} bytes: send a shorter one", Connection="close")
     announced = request.headers.get("content-length", "0")
-    if not announced.isdecimal() or int(announced) > most:
+    if not announced.isdecimal() or len(announced) > _DIGITS or int(announced) > most:
         raise large
     content = bytearray()
     try:

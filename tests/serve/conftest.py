@@ -82,7 +82,11 @@ class Server:
 
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
-        self.process.communicate(timeout=60)
+        return self.end()
+
+    def end(self) -> int:
+        """The exit code of a server that has been told to stop."""
+        self.process.communicate(timeout=120)
         return self.process.returncode
 
 
