@@ -19,7 +19,7 @@ from recipes.cli import app
 from wavenet.training.trainer import TrainingDiverged
 
 Finished = subprocess.CompletedProcess[str]
-COMMANDS = ["prepare", "train", "train-classifier", "distill", "synthesize", "evaluate", "benchmark"]
+COMMANDS = ["prepare", "train", "train-classifier", "distill", "synthesize", "evaluate", "benchmark", "serve"]
 
 
 def examples(command: str) -> list[list[str]]:
@@ -52,7 +52,7 @@ def test_the_examples_of_hydra_commands_compose(command: str, wavenet: Callable[
         assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("command", ["synthesize", "evaluate", "benchmark"])
+@pytest.mark.parametrize("command", ["synthesize", "evaluate", "benchmark", "serve"])
 def test_the_flags_in_examples_exist(command: str, wavenet: Callable[..., Finished]) -> None:
     known = wavenet(command, "--help").stdout
     for example in examples(command):

@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 
-HEAVY = ["hydra", "omegaconf", "tensorboard", "librosa", "matplotlib", "torchaudio", "numba", "typer"]
+HEAVY = ["hydra", "omegaconf", "tensorboard", "librosa", "matplotlib", "torchaudio", "numba", "typer", "fastapi"]
 
 
 def loaded(code: str) -> set[str]:
