@@ -1,6 +1,6 @@
 """What each failure of a student sounds like, made of recordings: what the thresholds of `distill.health` are set by.
 
-    python -m recipes.ailments DATA [--clips N]
+    python -m recipes.ailments DATA [--clips N] [--split valid]
 
 prints the figures of recordings, of good resyntheses of them, and of each failure, and the verdict on each.
 """
@@ -72,9 +72,9 @@ def _rms(wav: Tensor) -> Tensor:
     return wav.square().mean().sqrt()
 
 
-def versions(corpus: PreparedCorpus, clips: int) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
-    """Recordings (T,) of the training split, and all that is made of each."""
-    entries = corpus.entries("train")[:clips]
+def versions(corpus: PreparedCorpus, split: str, clips: int) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+    """Recordings (T,) of a split, and all that is made of each."""
+    entries = corpus.entries(split)[:clips]
     waves = [torch.from_numpy(corpus.wav(entry) / np.float32(corpus.gain)) for entry in entries]
     rate = corpus.mel.sample_rate
     for n, (entry, wav) in enumerate(zip(entries, waves, strict=True)):
@@ -96,10 +96,10 @@ def versions(corpus: PreparedCorpus, clips: int) -> Iterator[tuple[Tensor, dict[
         )
 
 
-def judged(corpus: PreparedCorpus, clips: int) -> dict[str, list[dict[str, float]]]:
+def judged(corpus: PreparedCorpus, split: str, clips: int) -> dict[str, list[dict[str, float]]]:
     """The figures of every version of every recording."""
     figures: dict[str, list[dict[str, float]]] = {}
-    for wav, said in versions(corpus, clips):
+    for wav, said in versions(corpus, split, clips):
         for name, version in said.items():
             figures.setdefault(name, []).append(examine(version[None], wav[None], corpus.mel.sample_rate))
     return figures
@@ -118,10 +118,11 @@ def report(figures: dict[str, list[dict[str, float]]]) -> str:
 
 def main(
     data: Annotated[Path, typer.Argument(help="Prepared corpus.")],
-    clips: Annotated[int, typer.Option(min=2, help="Of the training split.")] = 10,
+    clips: Annotated[int, typer.Option(min=2)] = 10,
+    split: Annotated[str, typer.Option(help="train, valid or test.")] = "valid",
 ) -> None:
     """Figures and verdicts of recordings, resyntheses and failures."""
-    print(report(judged(PreparedCorpus(data), clips)))
+    print(report(judged(PreparedCorpus(data), split, clips)))
     print("\n" + ", ".join(f"{name} {value}" for name, value in provenance("cpu").items()))
 
 

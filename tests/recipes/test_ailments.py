@@ -13,7 +13,7 @@ from recipes import ailments
 def test_every_version_of_a_recording_gets_a_row_with_its_verdict(
     toy_corpus: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["ailments", str(toy_corpus), "--clips", "2"])
+    monkeypatch.setattr(sys, "argv", ["ailments", str(toy_corpus), "--clips", "2", "--split", "train"])
     with pytest.raises(SystemExit) as ended:
         typer.run(ailments.main)
     assert ended.value.code == 0

@@ -123,6 +123,13 @@ def test_the_mel_preset_22k_is_the_default() -> None:
     assert configure("prepare", [], PrepareConfig).mel == MelConfig()
 
 
+def test_what_an_experiment_says_holds_and_what_is_given_holds_over_it() -> None:
+    given = ["data=corpus", "experiment=demo_teacher"]
+    config = configure("train", given, TrainConfig)
+    assert (config.crops.left_frames, config.clips, config.trainer.run) == (2, 1, config.run)
+    assert configure("train", [*given, "clips=7"], TrainConfig).clips == 7
+
+
 def test_network_output_and_mel_are_chosen_beside_each_other() -> None:
     config = configure("train", ["data=corpus", "teacher=paper", "output=mulaw", "mel=24k"], TrainConfig)
     model = teacher_config(config, n_speakers=3)

@@ -1,0 +1,156 @@
+"""The ablation: students of one budget that differ in one thing, judged alike, in one table of distill/README.md.
+
+    python -m recipes.ablation run ROW --data DATA --teacher RUN --steps N [FIELD=VALUE ...]
+    python -m recipes.ablation table
+
+ROW is one of configs/experiment/ablation_ROW_student.yaml; `run` distils it, or goes on, and judges it. What belongs to
+a row beside its config is the teacher: configs/experiment/ablation_*_teacher.yaml are theirs. `table` collects all rows
+that are done.
+"""
+
+import json
+import sys
+from dataclasses import asdict
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from data.atomic import write_atomic
+from recipes.cli import report_errors
+from recipes.configuration import ConfigError, configure
+from recipes.distill_student import DistillConfig, distill
+from recipes.evaluate import Options, evaluate
+from recipes.evaluate_measures import MEASURES, cells, row_from_json
+from recipes.provenance import provenance, table
+from wavenet.checkpoint import load_description
+from wavenet.device import find_device
+
+RUNS = Path("runs/ablation")
+RESULTS = Path(__file__).parent / "results" / "ablation.json"
+README = Path(__file__).parent.parent / "distill" / "README.md"
+BEGIN, END = "<!-- ablation -->", "<!-- /ablation -->"
+COLUMNS = {name: MEASURES[name] for name in ("pesq", "log_mel_l1", "f0", "voicing", "high_band", "floor")}
+
+app = typer.Typer(help=__doc__, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+def rows() -> list[str]:
+    """The rows that have a config, the full loss first."""
+    names = [path.name for path in (files("configs") / "experiment").iterdir()]
+    found = [
+        name.removeprefix("ablation_").removesuffix("_student.yaml")
+        for name in names
+        if name.startswith("ablation_") and name.endswith("_student.yaml")
+    ]
+    return sorted(found, key=lambda row: (row != "full", row))
+
+
+def train_row(row: str, teacher: Path, data: Path, steps: int, out: Path, overrides: list[str]) -> DistillConfig | None:
+    """Distil the row's student in OUT/ROW, or go on; None when a signal ended the run before its last step.
+
+    Raises:
+        ConfigError: no such row, or what `wavenet distill` refuses.
+    """
+    if row not in rows():
+        raise ConfigError(f"there is no row {row!r} of the ablation: choose one of {', '.join(rows())}")
+    given = [f"data={data}", f"teacher_checkpoint={teacher}", f"run={out / row}", f"trainer.steps={steps}", *overrides]
+    config = configure("distill", [f"experiment=ablation_{row}_student", *given], DistillConfig)
+    return config if distill(config) else None
+
+
+def judge_row(row: str, config: DistillConfig, clips: int | None) -> dict[str, Any]:
+    """What the table needs of a row that is done, written to OUT/ROW/ablation.json."""
+    run = Path(config.run)
+    options = Options(checkpoints=[run], data=Path(config.data), out=run / "evaluation", clips=clips)
+    judged = next(one for one in evaluate(options) if one.kind == "student")
+    teacher = load_description(config.teacher_checkpoint)
+    result = {
+        "row": row,
+        "teacher": f"{teacher.model['output']['kind']}, {teacher.step} steps",
+        "budget": {
+            "steps": config.trainer.steps,
+            "clips": config.trainer.batch_size,
+            "samples": config.crops.frames * int(teacher.mel["hop_length"]),
+        },
+        "verdict": _last_remark(run),
+        "judged": asdict(judged),
+        "provenance": provenance(str(find_device(config.trainer.device))),
+    }
+    write_atomic(run / "ablation.json", (json.dumps(result, indent=2, allow_nan=False) + "\n").encode())
+    return result
+
+
+def report(results: list[dict[str, Any]]) -> str:
+    """The rows as a table, and where each comes from.
+
+    Raises:
+        ConfigError: no rows; rows of different budgets.
+    """
+    if not results:
+        raise ConfigError(f"no row is done: begin with `python -m recipes.ablation run {rows()[0]} ...`")
+    budget = results[0]["budget"]
+    for result in results:
+        if result["budget"] != budget:
+            raise ConfigError(
+                f"{result['row']} had {result['budget']}, {results[0]['row']} had {budget}, but rows compare at one "
+                "budget: run them again with equal --steps, or remove the ablation.json of the others"
+            )
+    results = sorted(results, key=lambda result: rows().index(result["row"]))
+    header = ["row", "teacher", *(measure.label for measure in COLUMNS.values()), "verdict"]
+    lines = [
+        [one["row"].replace("_", " "), one["teacher"], *cells(row_from_json(one["judged"]), COLUMNS), one["verdict"]]
+        for one in results
+    ]
+    said = f"Every student: {budget['steps']} steps of {budget['clips']} x {budget['samples']} samples."
+    origins = [f"- {one['row']}: {_origin(one['provenance'])}" for one in results]
+    return "\n\n".join([said, table([header, *lines]), "\n".join(origins)])
+
+
+def publish(results: list[dict[str, Any]], store: Path = RESULTS, readme: Path = README) -> str:
+    """Keep the results, and write their table between the two markers of the README."""
+    text = report(results)
+    write_atomic(store, (json.dumps(results, indent=2, allow_nan=False) + "\n").encode())
+    before, _, rest = readme.read_text().partition(BEGIN)
+    readme.write_text(before + "\n\n".join([BEGIN, text, END]) + rest.partition(END)[2])
+    return text
+
+
+def _origin(origin: dict[str, str]) -> str:
+    return f"`{origin['command']}`, {origin['device']}, torch {origin['torch']}, commit `{origin['commit']}`"
+
+
+def _last_remark(run: Path) -> str:
+    """The name of the last verdict on the validation split; empty where there was no validation."""
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    remarks = [line["remark"] for line in lines if "remark" in line]
+    return remarks[-1].partition(":")[0] if remarks else ""
+
+
+@app.command("run")
+def run_row(
+    row: Annotated[str, typer.Argument(help=f"One of {', '.join(rows())}.")],
+    data: Annotated[Path, typer.Option(help="Prepared corpus.")],
+    teacher: Annotated[Path, typer.Option(help="The row's teacher.")],
+    steps: Annotated[int, typer.Option(min=1, help="The same for all rows.")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[FIELD=VALUE]...", show_default=False)] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the rows.")] = RUNS,
+    clips: Annotated[int | None, typer.Option(min=1, help="Judged on so many clips at most.")] = None,
+) -> None:
+    """Distil a row, or go on, and judge it."""
+    config = train_row(row, teacher, data, steps, out, overrides or [])
+    if config is None:
+        sys.exit(1)
+    print(report([judge_row(row, config, clips)]))
+
+
+@app.command("table")
+def write_table(out: Annotated[Path, typer.Option(help="Folder of the rows.")] = RUNS) -> None:
+    """Collect the rows that are done into distill/README.md."""
+    print(publish([json.loads(path.read_text()) for path in sorted(out.glob("*/ablation.json"))]))
+
+
+if __name__ == "__main__":
+    with report_errors():
+        app()

@@ -1,0 +1,166 @@
+"""The ablation: every row leaves one thing out, and what is judged stands in the table."""
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recipes import ablation
+from recipes.configuration import ConfigError, configure
+from recipes.distill_student import DistillConfig
+from recipes.train_teacher import TrainConfig
+from wavenet.distributions import OutputKind
+
+LEFT_OUT = {
+    "without_kl": {"kl.weight", "contrastive.weight"},
+    "without_spectral": {"kl.begin", "power.frame_weight", "power.high_weight", "power.mean_weight"},
+    "without_high_band": {"power.high_weight"},
+    "without_perceptual": {"perceptual.weight"},
+    "without_contrastive": {"contrastive.weight"},
+    "without_pitch": set(),  # its teacher's
+    "mulaw": set(),
+    "gaussian": set(),
+}
+
+
+@cache
+def student(row: str) -> dict[str, Any]:
+    given = ["data=data", "teacher_checkpoint=teacher", f"experiment=ablation_{row}_student"]
+    return asdict(configure("distill", given, DistillConfig))
+
+
+def teacher(row: str) -> TrainConfig:
+    return configure("train", ["data=data", f"experiment=ablation_{row}_teacher"], TrainConfig)
+
+
+def result(row: str, steps: int = 5, **values: float) -> dict[str, Any]:
+    estimates = {
+        name: {"mean": value, "low": None, "high": None, "clips": 1, "missing": 0} for name, value in values.items()
+    }
+    return {
+        "row": row,
+        "teacher": "mol, 7 steps",
+        "budget": {"steps": steps, "clips": 2, "samples": 64},
+        "verdict": "whispering",
+        "judged": {"name": row, "kind": "student", "estimates": estimates, "real_time_factor": None},
+        "provenance": {"command": f"run {row}", "device": "abacus", "torch": "2", "commit": "abc"},
+    }
+
+
+def test_every_row_has_a_config_and_the_full_loss_is_the_first() -> None:
+    assert ablation.rows()[0] == "full"
+    assert set(ablation.rows()) == {"full", *LEFT_OUT}
+
+
+def test_the_full_row_has_every_term() -> None:
+    losses = student("full")["losses"]
+    for term, weights in (
+        ("kl", ["weight"]),
+        ("contrastive", ["weight"]),
+        ("perceptual", ["weight"]),
+        ("power", ["frame_weight", "high_weight", "mean_weight"]),
+    ):
+        assert all(losses[term][weight] > 0 for weight in weights)
+
+
+@pytest.mark.parametrize("row", LEFT_OUT)
+def test_a_row_leaves_out_what_its_name_says_and_nothing_else(row: str) -> None:
+    full, less = student("full"), student(row)
+    differs = {
+        f"{term}.{name}"
+        for term, own in full["losses"].items()
+        for name in own
+        if own[name] != less["losses"][term][name]
+    }
+    assert differs == LEFT_OUT[row]
+    for name in differs:
+        term, field = name.split(".")
+        assert less["losses"][term][field] == 0
+    assert {**full, "losses": None} == {**less, "losses": None}
+
+
+def test_teachers_differ_in_what_their_names_say_alone() -> None:
+    mol, mulaw, gaussian, pitchless = (teacher(name) for name in ("mol", "mulaw", "gaussian", "without_pitch"))
+    assert [one.output.kind for one in (mol, mulaw, gaussian, pitchless)] == [
+        OutputKind.mol, OutputKind.mulaw, OutputKind.gaussian, OutputKind.mol,
+    ]  # fmt: skip
+    assert [one.condition.pitch for one in (mol, mulaw, gaussian, pitchless)] == [True, True, True, False]
+    pitchless.condition.pitch = True
+    for one in (mulaw, gaussian, pitchless):
+        one.output = mol.output
+        assert one == mol
+
+
+def test_rows_stand_in_one_order_with_their_figures_and_origins() -> None:
+    text = ablation.report([result("mulaw", pesq=1.25), result("full", pesq=2.5, floor=-3.0)])
+    lines = text.splitlines()
+    assert lines[0] == "Every student: 5 steps of 2 x 64 samples."
+    first, second = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines[4:6])
+    assert first[:3] == ["full", "mol, 7 steps", "2.50"] and first[-2:] == ["-3.00", "whispering"]
+    assert second[:3] == ["mulaw", "mol, 7 steps", "1.25"] and second[-2] == ""
+    assert "- full: `run full`, abacus, torch 2, commit `abc`" in lines
+
+
+@pytest.mark.parametrize(
+    ("results", "message"),
+    [([], "no row is done"), ([result("full"), result("mulaw", steps=6)], "mulaw had .*'steps': 6.*one budget")],
+)
+def test_rows_that_do_not_compare_are_refused(results: list[dict[str, Any]], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        ablation.report(results)
+
+
+def test_publishing_replaces_what_is_between_the_markers_and_keeps_the_rest(tmp_path: Path) -> None:
+    readme, store = tmp_path / "README.md", tmp_path / "ablation.json"
+    readme.write_text(f"before\n{ablation.BEGIN}\nold\n{ablation.END}\nafter\n")
+    for _ in range(2):
+        text = ablation.publish([result("full")], store, readme)
+        assert readme.read_text() == f"before\n{ablation.BEGIN}\n\n{text}\n\n{ablation.END}\nafter\n"
+    assert json.loads(store.read_text()) == [result("full")]
+
+
+def test_the_readme_has_the_markers() -> None:
+    text = ablation.README.read_text()
+    assert text.count(ablation.BEGIN) == text.count(ablation.END) == 1
+
+
+def test_an_unknown_row_is_refused_with_those_that_exist(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no row 'without_ears'.*without_kl"):
+        ablation.train_row("without_ears", tmp_path, tmp_path, 1, tmp_path, [])
+
+
+@pytest.mark.slow
+def test_a_row_is_distilled_judged_and_collected(
+    toy_corpus: Path,
+    toy_teacher: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    small = ["student=tiny", "losses.power.fft_sizes=[64,128]", "losses.kl.draws=4", "losses.kl.begin=1"]
+    small += ["crops.frames=8", "trainer.batch_size=2", "trainer.validate_batches=1", "trainer.workers=0"]
+    arguments = ["--data", toy_corpus, "--teacher", toy_teacher, "--steps", 2, "--out", tmp_path, "--clips", 2]
+    for row in ("without_kl", "without_perceptual"):
+        run = ["ablation", "run", row, *arguments, *small, "losses.perceptual.weight=0"]
+        assert invoke(monkeypatch, *run) == 0
+    monkeypatch.setattr(ablation, "publish", ablation.report)
+    assert invoke(monkeypatch, "ablation", "table", "--out", tmp_path) == 0
+    table = capsys.readouterr().out
+    assert "Every student: 2 steps of 2 x 512 samples." in table
+    assert "| without kl " in table and "| without perceptual " in table and "mol, 0 steps" in table
+    done = json.loads((tmp_path / "without_kl" / "ablation.json").read_text())
+    assert done["judged"]["estimates"]["log_mel_l1"]["mean"] > 0
+    assert done["verdict"] and done["provenance"]["commit"]
+
+
+def invoke(monkeypatch: pytest.MonkeyPatch, *command: object) -> int:
+    monkeypatch.setattr(sys, "argv", [str(word) for word in command])
+    run: Callable[[], None] = ablation.app
+    with pytest.raises(SystemExit) as ended:
+        run()
+    return int(ended.value.code or 0)
