@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from data.bands import Bands, measure_bands
 from data.dataset import PreparedCorpus
 from data.mel import MelConfig
 from distill.classifier import load_classifier_for
@@ -16,10 +17,13 @@ from recipes.batches import whole_clips
 from recipes.configuration import ConfigError
 from recipes.outputs import check_writable
 from recipes.runs import RunConfig, check_origin, check_pitch, origin_facts, run_training
+from serve.voices import find_checkpoint
 from wavenet.checkpoint import Description, load_description
 from wavenet.fine_tuning import begin_from
 from wavenet.pretrained import config_from, load_teacher, mel_config
 from wavenet.training.distributed import distributed
+
+BAND_CLIPS = 500  # utterances that say what a corpus sounds like
 
 
 @dataclass
@@ -42,6 +46,9 @@ def distill(config: DistillConfig) -> bool:
         OutputError: the run directory cannot be written.
     """
     check_writable(config.run)
+    config.teacher_checkpoint = str(find_checkpoint(config.teacher_checkpoint))
+    if config.init_from is not None:
+        config.init_from = str(find_checkpoint(config.init_from))
     teacher, described = load_teacher(config.teacher_checkpoint)
     corpus = PreparedCorpus(config.data, described.gain)
     mel = mel_config(described, config.teacher_checkpoint)
@@ -69,6 +76,7 @@ def distill(config: DistillConfig) -> bool:
             "crops": asdict(config.crops),
             **origin_facts(origin, config),
         },
+        bands=asdict(corpus_bands(corpus)),
     )
     with distributed(config.trainer.device) as processes:
         torch.manual_seed(config.trainer.seed)
@@ -83,6 +91,12 @@ def distill(config: DistillConfig) -> bool:
         ear = _load_ear(config.losses.perceptual, mel, described.gain)
         objective = DistillationObjective(model, teacher, config.losses, mel, described.gain, clips, ear)
         return run_training(config, objective, corpus, reach, description, processes)
+
+
+def corpus_bands(corpus: PreparedCorpus) -> Bands:
+    """Of the training split, or, where that is large, of every n-th utterance of it."""
+    entries = corpus.entries("train")
+    return measure_bands(map(corpus.mel_of, entries[:: -(-len(entries) // BAND_CLIPS)]))
 
 
 def _load_ear(config: PerceptualConfig, mel: MelConfig, gain: float) -> PerceptualLoss | None:

@@ -27,6 +27,7 @@ from recipes.outputs import check_writable
 from recipes.pictures import draw_spectrograms
 from recipes.provenance import provenance, write_results
 from serve import Vocoder
+from serve.voices import find_checkpoint
 from wavenet.checkpoint import Description, load_description
 from wavenet.conditioning import speaker_index
 from wavenet.device import find_device
@@ -99,7 +100,7 @@ def evaluate(options: Options) -> list[Row]:
     check_writable(options.out)
     split = choose_split(options.data, options.split)
     options = replace(options, device=str(find_device(options.device)), split=split)
-    descriptions = {checkpoint: load_description(checkpoint) for checkpoint in options.checkpoints}
+    descriptions = {checkpoint: load_description(find_checkpoint(checkpoint)) for checkpoint in options.checkpoints}
     mel = _common_mel(descriptions)
     _check_names(options.checkpoints)
     clips = read_clips(options.data, options.split, mel, options.clips, options.seconds)
@@ -125,7 +126,7 @@ def _student(checkpoint: Path, clips: list[Clip], options: Options) -> Voice:
 
 
 def _teacher(checkpoint: Path, clips: list[Clip], options: Options) -> Voice:
-    model, description = load_teacher(checkpoint)
+    model, description = load_teacher(find_checkpoint(checkpoint))
     model = model.to(options.device)
     voice = Voice(str(checkpoint), "teacher")
     for clip in tqdm(clips, desc=f"{checkpoint}: bits", unit="clip", leave=False):

@@ -17,6 +17,7 @@ from recipes.inputs import InputError, Source, find_sources
 from recipes.outputs import check_writable
 from recipes.pictures import draw_mels
 from serve import Vocoder
+from serve.voices import find_checkpoint
 from wavenet.conditioning import speaker_index
 from wavenet.device import find_device
 from wavenet.metrics import real_time_factor
@@ -99,7 +100,8 @@ def sampler(options: Options) -> tuple[MelConfig, Speak]:
     speaker_index(options.speaker, vocoder.speakers)  # refuses an unknown name before there is anything to lose
 
     def speak(mel: Mel) -> NDArray[np.float32]:
-        return vocoder(mel, seed=options.seed, temperature=options.temperature, speaker=options.speaker)
+        pieces = vocoder.stream([mel], seed=options.seed, temperature=options.temperature, speaker=options.speaker)
+        return np.concatenate(list(pieces))
 
     return vocoder.mel, speak
 
@@ -107,7 +109,8 @@ def sampler(options: Options) -> tuple[MelConfig, Speak]:
 def _teacher(options: Options, backend: Backend) -> tuple[MelConfig, Speak]:
     if options.temperature != 1 or options.dtype != "float32":
         raise InputError("--temperature and --dtype are for students: leave them out for a teacher")
-    model, description = load_teacher(options.checkpoint)
+    checkpoint = find_checkpoint(options.checkpoint)
+    model, description = load_teacher(checkpoint)
     device = find_device("cpu" if backend is Backend.numba else options.device)
     model = model.to(device)
     speaker = speaker_index(options.speaker, description.speakers)
@@ -117,7 +120,7 @@ def _teacher(options: Options, backend: Backend) -> tuple[MelConfig, Speak]:
         x = generate(model, frames, speaker, seed=options.seed, backend=backend, progress=True)  # (1, T)
         return (x[0] / description.gain).float().cpu().numpy()
 
-    return mel_config(description, options.checkpoint), speak
+    return mel_config(description, checkpoint), speak
 
 
 def read_mel(source: Source, config: MelConfig) -> Mel:

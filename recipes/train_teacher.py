@@ -11,6 +11,7 @@ from recipes.batches import whole_clips
 from recipes.configuration import ConfigError
 from recipes.outputs import check_writable
 from recipes.runs import RunConfig, check_origin, check_pitch, origin_facts, run_training
+from serve.voices import find_checkpoint
 from wavenet.checkpoint import Description, load_description
 from wavenet.distributions import OutputConfig
 from wavenet.fine_tuning import begin_from
@@ -62,6 +63,8 @@ def train(config: TrainConfig) -> bool:
         OutputError: the run directory cannot be written.
     """
     check_writable(config.run)
+    if config.init_from is not None:
+        config.init_from = str(find_checkpoint(config.init_from))
     origin = None if config.init_from is None else load_description(config.init_from, "teacher")
     corpus = PreparedCorpus(config.data, None if origin is None else origin.gain)
     if corpus.mel != config.mel:

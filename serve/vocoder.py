@@ -11,15 +11,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data.audio import resample
+from data.bands import LEAST_SECONDS, Bands
 from data.mel import LogMel, MelConfig, MelError, check_mel
 from distill.student import Student, load_student
 from serve.streaming import StreamingStudent, VocoderStream
+from serve.voices import find_checkpoint
+from wavenet.checkpoint import CheckpointError
 from wavenet.conditioning import speaker_index
 from wavenet.device import find_device
-from wavenet.pretrained import mel_config
+from wavenet.pretrained import config_from, mel_config
 
 Array = NDArray[np.floating[Any]]
 LOUDEST = 10.0  # a float waveform may overshoot 1; beyond this it is no such waveform
+FAR = 0.6  # nats a band: a voice's own sentences, 6 dB up or down, stay below; telephones, noise and music do not
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -27,23 +31,32 @@ class Vocoder:
     """A student, the mel that it understands and the level that it speaks at.
 
         from serve import Vocoder
-        vocoder = Vocoder.from_pretrained("runs/demo/student")
+        vocoder = Vocoder.from_pretrained("kathleen")
         wav = vocoder(mel)
 
     Attributes:
         mel: the MelConfig of every mel that goes in.
         sample_rate: Hz, of every waveform that comes out.
         speakers: names to choose from; empty for one voice.
+        bands: of the speech that the voice was trained on, if its checkpoint tells.
     """
 
     def __init__(
-        self, student: Student, mel: MelConfig, gain: float, speakers: list[str], device: str, dtype: str
+        self,
+        student: Student,
+        mel: MelConfig,
+        gain: float,
+        speakers: list[str],
+        device: str,
+        dtype: str,
+        bands: Bands | None = None,
     ) -> None:
         if dtype not in DTYPES:
             raise ValueError(f"dtype is {dtype!r}: choose one of {', '.join(DTYPES)}")
         self.mel = mel
         self.sample_rate = mel.sample_rate
         self.speakers = speakers
+        self.bands = bands
         self.device = find_device(device)
         self._dtype = DTYPES[dtype]
         self._gain = gain
@@ -52,10 +65,10 @@ class Vocoder:
 
     @classmethod
     def from_pretrained(cls, checkpoint: str | Path, *, device: str = "auto", dtype: str = "float32") -> Self:
-        """A vocoder from the directory that `wavenet distill` wrote.
+        """A vocoder from a shipped voice, or from the directory that `wavenet distill` wrote.
 
         Args:
-            checkpoint: the directory.
+            checkpoint: the name of the voice, or the directory.
             device: "auto" takes a GPU where there is one.
             dtype: "float32", or "bfloat16" for the matrix products.
 
@@ -63,8 +76,16 @@ class Vocoder:
             CheckpointError: missing, damaged, or no student.
             ValueError: no such device or dtype.
         """
+        checkpoint = find_checkpoint(checkpoint)
         student, description = load_student(checkpoint)
-        return cls(student, mel_config(description, checkpoint), description.gain, description.speakers, device, dtype)
+        mel = mel_config(description, checkpoint)
+        bands = config_from(Bands, description.bands, checkpoint) if description.bands else None
+        if bands is not None and len(bands.mean) != mel.n_mels:
+            raise CheckpointError(
+                f"{checkpoint}: its config.json tells {len(bands.mean)} bands of a mel of {mel.n_mels}; "
+                "copy the checkpoint again"
+            )
+        return cls(student, mel, description.gain, description.speakers, device, dtype, bands)
 
     @overload
     def __call__(
@@ -116,6 +137,20 @@ class Vocoder:
         wav = self._speak(batch, seed, temperature, speaker)  # (B, L hop)
         wav = wav if frames.ndim == 3 else wav[0]
         return wav if isinstance(mel, Tensor) else wav.cpu().numpy()
+
+    def distance(self, mel: Array | Tensor) -> float | None:
+        """How far a mel (M, L) is from the speech that the voice was trained on; above 1 it is hardly what it knows.
+
+        Returns:
+            None for sounds under half a second, and where the checkpoint does not tell; see `Bands.divergence`.
+
+        Raises:
+            MelError: as `__call__`.
+        """
+        frames = self.frames(mel)
+        if self.bands is None or frames.shape[1] * self.mel.hop_length < LEAST_SECONDS * self.sample_rate:
+            return None
+        return self.bands.divergence(frames.cpu().numpy()) / FAR
 
     def begin(self, *, seed: int = 0, temperature: float = 1.0, speaker: str | None = None) -> VocoderStream:
         """An utterance whose mel comes bit by bit; see `VocoderStream`, and `__call__` for the arguments.

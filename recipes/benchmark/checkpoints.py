@@ -24,6 +24,7 @@ from recipes.outputs import check_writable
 from recipes.pictures import draw_speeds
 from recipes.provenance import table, write_results
 from serve import Vocoder
+from serve.voices import find_checkpoint
 from wavenet.checkpoint import load_description
 from wavenet.device import find_device
 from wavenet.metrics import real_time_factor
@@ -71,6 +72,7 @@ def benchmark(
     """
     check_writable(out)
     device = str(find_device(device))
+    teacher, student = find_checkpoint(teacher), find_checkpoint(student)
     mel = mel_config(load_description(teacher, "teacher"), teacher)
     other = mel_config(load_description(student, "student"), student)
     if mel != other:

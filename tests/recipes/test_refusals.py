@@ -160,7 +160,7 @@ REFUSALS = {
     "folder below a file": ("synthesize good.wav --out file/x --checkpoint student", "file is no folder"),
     "missing checkpoint": (f"{SPEAK} nowhere", "nowhere is not a directory"),
     "folder without checkpoint": (f"{SPEAK} other", "holds no config.json"),
-    "a voice by an unknown name": (f"{SPEAK} kathleen", "kathleen is not a directory"),
+    "a voice by an unknown name": (f"{SPEAK} katleen", "katleen is not a directory"),
     "teacher as student": (f"{SPEAK} teacher", "holds a teacher, and a student is needed"),
     "student as teacher": (f"{SPEAK} student --backend cached", "holds a student, and a teacher is needed"),
     "truncated weights": (f"{SPEAK} truncated", "truncated/model.safetensors is truncated"),
