@@ -11,6 +11,7 @@ from wavenet.sampling.generate import Backend, generate
 from wavenet.training.objective import Audition, LossReport, Objective
 
 LOG_F0_WEIGHT = 10.0  # of the head's second loss: a tenth of a nat, two semitones, weighs as much as a wrong voicing
+COLD_START = 16  # steps
 HEAD_WEIGHT = 0.01  # the steps of Adam do not know it, and the clipping of the gradient does not see the head
 
 
@@ -24,6 +25,9 @@ class Clip:
 
 class TeacherObjective(Objective):
     """-ln p(x_t | x_<t, condition), averaged over the samples after the left context.
+
+    In every COLD_START-th step of training the context counts as well. Its first samples have nothing before them, as
+    the first ones that are sampled have not: a teacher that never learnt to begin begins with a crack.
 
     A model with pitch reads the F0 that was measured. Its head learns to hear that F0 in the mel by a loss of its own,
     which shares no weight with the other.
@@ -51,12 +55,13 @@ class TeacherObjective(Objective):
 
     def forward(self, batch: Batch, step: int) -> LossReport:
         """The density is that of the value the model would emit, so that training sees what sampling feeds back."""
+        left = 0 if self.model.training and step % COLD_START == 0 else batch.left
         x = self.model.distribution.quantise(batch.wav)
         mel = batch.mel if self.model.config.n_mels else None
         excitation = self.model.excite(mel, batch.f0, batch.margin)
         heard = F.dropout(x, self.input_dropout, self.model.training)
-        params = self.model(heard, mel, batch.speaker, batch.margin, excitation)[:, batch.left :]
-        target = x[:, batch.left :]
+        params = self.model(heard, mel, batch.speaker, batch.margin, excitation)[:, left:]
+        target = x[:, left:]
         with torch.autocast(x.device.type, enabled=False):
             nll = -self.model.distribution.log_density(params, target).mean()
             bits = self.model.distribution.bits(params.detach(), target, self.gain).mean()

@@ -1,6 +1,7 @@
 """The teacher's objective: what it may read, and what it is judged on."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ import torch
 from data.dataset import Batch
 from wavenet.distributions import OutputKind
 from wavenet.model import WaveNet
-from wavenet.objective import TeacherObjective
+from wavenet.objective import COLD_START, TeacherObjective
 
 HOP = 8
 
@@ -43,3 +44,15 @@ def test_validation_and_a_dropout_of_zero_hide_nothing(make_wavenet: Callable[..
     plain = TeacherObjective(model, 1.0, 8000, [])(batch, 0).loss
     model.eval()
     assert TeacherObjective(model, 1.0, 8000, [], input_dropout=0.5)(batch, 0).loss == plain
+
+
+def test_the_context_counts_in_some_steps_of_training_and_never_in_validation(
+    make_wavenet: Callable[..., WaveNet], batch: Batch
+) -> None:
+    model = make_wavenet(dtype=torch.float32)
+    objective = TeacherObjective(model, 1.0, 8000, [])
+    late = replace(batch, left=2 * HOP)
+    counted = [objective(late, step).loss == objective(batch, step).loss for step in range(2 * COLD_START)]
+    assert [step for step, whole in enumerate(counted) if whole] == [0, COLD_START]
+    model.eval()
+    assert objective(late, 0).loss == objective(late, 1).loss != objective(batch, 0).loss
