@@ -58,15 +58,17 @@ class Utterance:
     voice: Voice
     mel: Tensor  # (M, L)
     stream: VocoderStream
+    distance: float | None
 
     @property
     def headers(self) -> dict[str, str]:
-        return {
+        headers = {
             "X-Samples": str(self.mel.shape[1] * self.vocoder.mel.hop_length),
             "X-Sample-Rate": str(self.vocoder.sample_rate),
             "X-Seed": str(self.voice.seed),
             "X-Model": self.name,
         }
+        return headers if self.distance is None else {**headers, "X-Distance": f"{self.distance:.2f}"}
 
 
 async def understand(request: Request, options: Options, service: Service) -> Utterance:
@@ -82,7 +84,8 @@ async def understand(request: Request, options: Options, service: Service) -> Ut
     content = await read_body(request, service.config.max_bytes, service.config.patience)
     asked = await service.compute(parse_body, content, header, vocoder, service.config.max_seconds)
     voice = _merged(options, asked.options)
-    return Utterance(name, vocoder, voice, vocoder.frames(asked.mel), begin(vocoder, voice))
+    distance = await service.compute(vocoder.distance, asked.mel)
+    return Utterance(name, vocoder, voice, vocoder.frames(asked.mel), begin(vocoder, voice), distance)
 
 
 def begin(vocoder: Vocoder, voice: Voice) -> VocoderStream:

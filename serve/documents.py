@@ -65,6 +65,7 @@ def _answer(*types: str) -> dict[str, Any]:
             ("X-Sample-Rate", "Hz", "integer"),
             ("X-Seed", "Of the noise", "integer"),
             ("X-Model", "Who speaks", "string"),
+            ("X-Distance", "From what the model knows, above 1 far; not of every model or sound", "number"),
         )
     }
     return {"description": "The audio", "headers": headers, "content": dict.fromkeys(types, _BINARY)}

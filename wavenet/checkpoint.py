@@ -43,7 +43,8 @@ class Description:
 
     `model` and `mel` are the fields of the config dataclasses that rebuild the network and its mel; `gain` times the
     waveform of a file is the network's waveform; `speakers` are the names behind the speaker indices; `step` counts
-    the training steps behind the weights; `training` is whatever else a reader should know of the run.
+    the training steps behind the weights; `training` is whatever else a reader should know of the run; `bands` are the
+    fields of `data.bands.Bands`, of the corpus, {} where that was not measured: config.json may leave them out.
     """
 
     format: int = FORMAT
@@ -54,11 +55,12 @@ class Description:
     speakers: list[str] = field(default_factory=list)
     step: int = 0
     training: dict[str, Any] = field(default_factory=dict)
+    bands: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.kind not in MAKERS:
             raise CheckpointError(f"kind is {self.kind!r}; a checkpoint is one of: {', '.join(MAKERS)}")
-        for name in ("model", "mel", "training"):
+        for name in ("model", "mel", "training", "bands"):
             if not isinstance(getattr(self, name), dict):
                 raise CheckpointError(f"{name} is {getattr(self, name)!r}; it must be a mapping of settings")
         if type(self.gain) not in (int, float) or not 0.0 < self.gain < math.inf:
@@ -176,7 +178,7 @@ def _existing(directory: Path, name: str) -> Path:
 
 def _description(path: Path, values: dict[str, Any]) -> Description:
     names = {field.name for field in fields(Description)}
-    for fault, wrong in (("lacks", names - values.keys()), ("has the unknown", values.keys() - names)):
+    for fault, wrong in (("lacks", names - values.keys() - {"bands"}), ("has the unknown", values.keys() - names)):
         if wrong:
             raise CheckpointError(f"{path} {fault} {', '.join(sorted(wrong))}; copy the checkpoint again")
     try:

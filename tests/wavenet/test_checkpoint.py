@@ -218,6 +218,15 @@ def test_a_missing_value_in_the_description_is_named(tmp_path: Path) -> None:
         load_description(tmp_path)
 
 
+def test_a_description_of_before_the_bands_is_read(tmp_path: Path) -> None:
+    save_description(tmp_path, description())
+    path = tmp_path / "config.json"
+    values = json.loads(path.read_text())
+    del values["bands"]
+    path.write_text(json.dumps(values))
+    assert load_description(tmp_path) == description()
+
+
 @pytest.mark.parametrize("data", [b"", b"{", b"\xff\xfe", b"[" * 100_000])
 def test_a_description_that_is_not_json_is_refused(data: bytes, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_bytes(data)

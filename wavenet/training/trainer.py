@@ -290,7 +290,7 @@ class Trainer:
 
     def _pinned(self) -> dict[str, object]:
         """What must not change within a run, flat; the optimiser's state means nothing under other moments."""
-        described = {name: value for name, value in asdict(self.description).items() if name != "step"}
+        described = {name: value for name, value in asdict(self.description).items() if name not in ("step", "bands")}
         trainer = {"seed": self.config.seed, "batch_size": self.config.batch_size, "ema_decay": self.config.ema_decay}
         names = ("kind", "betas", "eps", "weight_decay")
         optim = {name: getattr(self.optim, name) for name in names}

@@ -145,6 +145,14 @@ def test_a_run_is_not_resumed_under_other_settings(
         toy.trainer(tmp_path, toy.Regression(), steps=6, **change).run()
 
 
+def test_a_run_goes_on_when_its_corpus_has_been_measured_since(toy: ModuleType, tmp_path: Path) -> None:
+    toy.trainer(tmp_path, toy.Regression(), steps=3).run()
+    trainer = toy.trainer(tmp_path, toy.Regression(), steps=6)
+    trainer.description.bands = {"mean": [-5.0], "spread": [1.0]}
+    assert trainer.run()
+    assert load_description(tmp_path).bands == {"mean": [-5.0], "spread": [1.0]}
+
+
 def test_a_run_is_not_resumed_for_another_network(toy: ModuleType, tmp_path: Path) -> None:
     toy.trainer(tmp_path, toy.Regression(), steps=3).run()
     other = toy.trainer(tmp_path, toy.Regression(), steps=6)
