@@ -42,7 +42,7 @@ def main(
     data, teacher, student = out / "data", out / "teacher", out / "student"
 
     _say("1/5 prepare the corpus")
-    print(prepare(configure("prepare", [*source, f"out={data}"], PrepareConfig)))
+    print(prepare(configure("prepare", [*source, f"out={data}", "pitch=true"], PrepareConfig)))
     _say("2/5 train the teacher")
     overrides = ["experiment=demo_teacher", f"data={data}", f"run={teacher}"]
     _finished(train(configure("train", overrides, TrainConfig)))
