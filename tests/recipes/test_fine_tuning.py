@@ -173,6 +173,18 @@ def test_what_cannot_be_gone_on_from_is_refused_by_name(
     assert "has the gain 2, but this run 1.25" in refuse(*DISTILL, *teacher, f"init_from={loud}", run)
 
 
+def test_a_checkpoint_from_before_there_was_pitch_has_none(
+    toy_teacher: Path, toy_student: Path, tmp_path: Path
+) -> None:
+    for origin, load in ((toy_teacher, load_teacher), (toy_student, load_student)):
+        run = Path(shutil.copytree(origin, tmp_path / origin.name))
+        described = json.loads((run / "config.json").read_text())
+        assert described["model"].pop("pitch") is False
+        (run / "config.json").write_text(json.dumps(described))
+        model, _ = load(run)
+        assert model.pitch is None and not model.config.pitch
+
+
 def test_a_run_goes_on_under_a_program_that_has_learnt_new_switches(
     succeed: Callable[..., Finished], refuse: Callable[..., str], toy_corpus: Path, tmp_path: Path
 ) -> None:

@@ -125,6 +125,7 @@ def test_a_window_of_the_head_is_what_the_whole_holds_there(start: int, stop: in
     head, mel = PitchHead(5), mel_like(20, 2, torch.float32)
     whole = head.f0(mel)
     assert 0 < (whole > 0).double().mean() < 1
+    torch.testing.assert_close(whole[whole > 0].log(), head.double()(mel.double())[0][whole > 0], rtol=1e-12, atol=0)
     window = head.window(mel, start, stop)
     torch.testing.assert_close(window, whole[:, torch.arange(start, stop).clamp(0, 19)], rtol=1e-12, atol=0)
 
@@ -266,7 +267,10 @@ def test_gradients_reach_the_head_through_its_own_loss_alone(make_wavenet: MakeW
     named = dict(model.named_parameters())
     for name, slope in zip(named, torch.autograd.grad(nll, named.values(), allow_unused=True), strict=True):
         assert (slope is None) == name.startswith("pitch."), name
-    report = TeacherObjective(model, 1.0, 8000, [])(batch, 0)
+    report = TeacherObjective(model, 1.0, 8000, [])(batch, 1)
+    measured = model(x, batch.mel, margin=MARGIN, excitation=model.excite(batch.mel, batch.f0, MARGIN))
+    expected = -model.distribution.log_density(measured, x)[:, HOP:].mean()
+    torch.testing.assert_close(report.terms["nll"], expected.detach())
     assert {"nll", "bits", "voicing", "log_f0"} == report.terms.keys()
     report.loss.backward()
     for name, weight in named.items():
