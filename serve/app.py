@@ -4,13 +4,11 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 from fastapi import FastAPI, Query, Request, WebSocket
 from starlette.responses import Response
-from starlette.staticfiles import StaticFiles
 
 from serve.answers import MEDIA_TYPES, SpokenResponse, encode
 from serve.asking import FileOptions, StreamOptions, understand
@@ -19,9 +17,9 @@ from serve.documents import BODY, FILE, INFORMATION, STREAM, problems
 from serve.gate import Gate
 from serve.problems import handle_problems, unavailable
 from serve.service import Service
+from serve.site import add_page
 from serve.talk import talk
 
-PAGE = Path(__file__).parent / "page"
 logger = logging.getLogger("serve")
 
 
@@ -45,8 +43,7 @@ def create_app(service: Service, failed: Callable[[Exception], None]) -> FastAPI
     handle_problems(app)
     _add_speech(app, service)
     _add_state(app, service)
-    if PAGE.is_dir():
-        app.mount("/", StaticFiles(directory=PAGE, html=True))
+    add_page(app)
     return app
 
 
@@ -113,4 +110,5 @@ def _add_state(app: FastAPI, service: Service) -> None:
     @app.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
     async def metrics() -> Response:
         """Counters for Prometheus."""
+        service.metrics.tasks.set(len(asyncio.all_tasks()))
         return Response(service.metrics.text(), media_type="text/plain; version=0.0.4")
