@@ -168,12 +168,17 @@ def test_every_term_of_a_distillation_is_in_tensorboard(
     teacher = make_toy_teacher(kind)
     succeed(*DISTILL, *SHORT, f"data={toy_corpus}", f"teacher_checkpoint={teacher}", f"run={tmp_path}")
     events = read_events(tmp_path)
-    terms = {"loss", "kl", "cross_entropy", "entropy"}
-    terms |= {"spectral_convergence", "spectral_log_magnitude", "spectral_mean_power"}
+    terms = {"loss", "kl", "cross_entropy", "entropy", "kl_clipped", "kl_other", "contrast"}
+    terms |= {"spectral_convergence", "spectral_log_magnitude", "spectral_mean_power", "spectral_high_band"}
     terms |= {"scale_regulariser"} if kind == "gaussian" else set()
     curves = {f"{stage}/{term}" for stage in ("train", "valid") for term in terms}
     curves |= {f"train/{name}" for name in ("grad_norm", "learning_rate", "samples_per_second", "skipped_steps")}
-    assert set(events.Tags()["scalars"]) == curves | {"valid/log_mel_l1", "valid/bits"}
+    curves |= {"valid/log_mel_l1", "valid/bits", "valid/bits_real"}
+    health, others = set(), set()
+    for name in events.Tags()["scalars"]:
+        (health if name.startswith("valid/health/") else others).add(name)
+    assert others == curves
+    assert {f"valid/health/{name}" for name in ("level_db", "periodicity", "hiss_db", "floor_db", "spectral")} < health
     assert len(events.Tags()["audio"]) == 2  # as recorded, and as the student says it
 
 
