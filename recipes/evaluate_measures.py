@@ -1,7 +1,7 @@
 """All that `wavenet evaluate` measures of a clip, and what it makes of many clips: means, intervals, tables."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from data.audio import Wave
 from data.mel import MelConfig, log_mel
 from data.pitch import fundamental
+from distill.health import diagnose, examine
 from recipes.evaluate_clips import Clip
 from recipes.provenance import table
 from wavenet import metrics
@@ -60,6 +61,7 @@ class Figures:
 
     values: dict[str, float]
     missing: dict[str, str]
+    health: dict[str, float] = field(default_factory=dict)  # `distill.health.examine`
 
 
 @dataclass
@@ -81,6 +83,7 @@ class Row:
     kind: str  # original, baseline, student, teacher
     estimates: dict[str, Estimate]
     real_time_factor: float | None = None
+    verdict: str = ""  # of a student: what ails it, and the remedy
 
 
 def judge(clip: Clip, wav: Wave, mel: MelConfig) -> Figures:
@@ -100,7 +103,8 @@ def judge(clip: Clip, wav: Wave, mel: MelConfig) -> Figures:
     }
     for key, band in BANDS.items():
         measures[key] = partial(metrics.band_difference, reference, wav, rate, *band)
-    figures = Figures({}, {})
+    said, real = (torch.from_numpy(np.asarray(one))[None] for one in (wav, reference))
+    figures = Figures({}, {}, examine(said, real, rate))
     for key, measure in measures.items():
         try:
             figures.values[key] = measure()
@@ -124,7 +128,9 @@ def summarise(name: str, kind: str, clips: list[Figures], real_time_factor: floa
         )
         for key in keys
     }
-    return Row(name, kind, estimates, real_time_factor)
+    health = [clip.health for clip in clips if clip.health] if kind == "student" else []
+    means = {key: float(np.mean([one[key] for one in health])) for key in (health[0] if health else {})}
+    return Row(name, kind, estimates, real_time_factor, str(diagnose(means)) if means else "")
 
 
 def row_from_json(row: dict[str, Any]) -> Row:
@@ -138,7 +144,7 @@ def cells(row: Row, measures: dict[str, Measure]) -> list[str]:
 
 
 def report(rows: list[Row]) -> str:
-    """The rows as tables: quality and speed, then the energy of the bands."""
+    """The rows as tables: quality and speed, then the energy of the bands; what ails the students."""
     quality = _columns(rows, QUALITY)
     speeds = ["" if row.real_time_factor is None else f"{row.real_time_factor:.2f}" for row in rows]
     lines = [[row.name, *cells(row, quality), speed] for row, speed in zip(rows, speeds, strict=True)]
@@ -146,6 +152,7 @@ def report(rows: list[Row]) -> str:
     if spectrum := _columns(rows, SPECTRUM):
         lines = [[row.name, *cells(row, spectrum)] for row in rows if row.estimates.keys() & spectrum.keys()]
         tables.append(table([["", *(measure.label for measure in spectrum.values())], *lines]))
+    tables += [f"{row.name}: {row.verdict}" for row in rows if row.verdict]
     return "\n\n".join(tables)
 
 

@@ -19,6 +19,7 @@ import recipes.evaluate
 from data.audio import from_pcm, to_pcm
 from data.dataset import PreparedCorpus
 from data.mel import MelConfig, log_mel
+from distill.health import diagnose
 from recipes.evaluate import Options
 from recipes.evaluate_clips import Clip, Pcm, read_clips
 from recipes.evaluate_measures import Figures, estimate, judge, report, row_from_json, summarise
@@ -127,6 +128,8 @@ def test_the_figures_are_those_of_the_models(
     assert results["clips"][0]["figures"][str(toy_student)]["values"] == pytest.approx(
         judge(clip, wav, corpus.mel).values, rel=1e-3
     )
+    assert results["rows"][-1]["verdict"] == str(diagnose(judge(clip, wav, corpus.mel).health))
+    assert [bool(row["verdict"]) for row in results["rows"]] == [row["kind"] == "student" for row in results["rows"]]
 
     model, description = load_teacher(toy_teacher)
     said = generate(model, torch.from_numpy(clip.mel)[None], seed=4)[0] / description.gain
@@ -183,7 +186,7 @@ def test_a_plain_folder_is_judged_as_wavenet_synthesize_speaks_it(
     for n in range(2):
         wav, rate = soundfile.read(tmp_path / "spoken" / f"clip{n}.wav", dtype="int16")
         assert rate == 8000
-        assert np.array_equal(players[5 * n + 4][1], wav)
+        assert np.abs(players[5 * n + 4][1].astype(int) - wav).max() <= 1  # one goes in a stream, one in a pass
 
 
 def test_no_more_clips_than_asked_for_and_never_none(toy_corpus: Path, toy_mel: MelConfig) -> None:
