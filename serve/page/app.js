@@ -11,7 +11,8 @@ const pictures = { original: new Picture($("original")), voice: new Picture($("v
 const plays = { original: $("original").querySelector(".play"), voice: $("voice").querySelector(".play") };
 const sounds = { original: null, voice: null };
 let models = [];
-let context, player, body, range, recording, speaking;
+let context, player, given, body, range, recording, speaking, arrive;
+const arrived = new Promise((resolve) => (arrive = resolve));
 
 const seconds = (value) => `${value.toFixed(1)} s`;
 const say = (text) => ($("status").textContent = text);
@@ -20,7 +21,7 @@ const say = (text) => ($("status").textContent = text);
 
 function complain(control, text) {
   $(`${control}-error`).textContent = text;
-  $(control)?.setAttribute("aria-invalid", "true");
+  $(control === "sound" ? "file" : control).setAttribute("aria-invalid", "true");
 }
 
 function forgive() {
@@ -33,7 +34,7 @@ function refused(error) {
   if (!(error instanceof Refusal)) throw error;
   say("");
   if (error.status === 401) knock();
-  else complain(error.control, error.message);
+  else complain($(error.control)?.parentElement.hidden ? "speak" : error.control, error.message);
 }
 
 // Who is there
@@ -55,6 +56,7 @@ async function meet() {
   say("");
   $("door").hidden = true;
   $("source").hidden = false;
+  $("settings").hidden = $("listen").hidden = !sounds.original;
   $("model").replaceChildren(...models.map(({ name }) => new Option(name)));
   $("model").parentElement.hidden = models.length < 2;
   await choose();
@@ -65,7 +67,7 @@ function knock() {
   show("");
   $("door").hidden = false;
   $("source").hidden = $("settings").hidden = $("listen").hidden = true;
-  complain("token", wrong ? "That is not its token." : "This server asks for a token.");
+  if (wrong) complain("token", "That is not its token.");
   $("token").focus();
 }
 
@@ -82,18 +84,21 @@ async function choose() {
   context = new AudioContext({ sampleRate: rate });
   player = new Player(context, update);
   player.speed = Number($("speed").value);
-  if (body) await give(body, $("title").textContent);
+  arrive();
+  if (given) await give(given, $("title").textContent);
 }
 
 // What is given
 
 async function give(blob, title) {
+  await arrived;
   forgive();
   stopAll();
   try {
     const sound = await decode(blob, context, title);
     sounds.original = sound;
     sounds.voice = null;
+    given = blob;
     body = READ.includes(blob.type) ? blob : wav(sound);
   } catch (error) {
     complain("sound", error.message);
@@ -105,12 +110,13 @@ async function give(blob, title) {
   $("source").classList.add("small");
   $("title").textContent = title;
   $("length").textContent = length;
+  $("name").textContent = chosen().name;
   range = extent(sounds.original);
   pictures.original.show(sounds.original, range);
   pictures.voice.show(new Sound(context.sampleRate, sounds.original.samples.length), range);
   $("position").max = sounds.original.seconds;
   $("save").hidden = $("far").hidden = true;
-  $("facts").textContent = "";
+  $("facts").textContent = "not spoken yet";
   $("progress").value = 0;
   player.seek(0);
   update();
@@ -182,7 +188,6 @@ async function hear(answer, name) {
   warn(answer.headers.get("X-Distance"));
   pictures.voice.show(sound, range);
   player.play(sound, 0);
-  const began = performance.now();
   const read = pcmReader();
   say("Speaking.");
   try {
@@ -200,13 +205,13 @@ async function hear(answer, name) {
     sound.samples = sound.samples.slice(0, sound.known);
   }
   sound.complete = true;
-  if (sound.known) finish(sound, name, (performance.now() - began) / 1000);
+  if (sound.known && sounds.voice === sound) finish(sound, name);
 }
 
-function finish(sound, name, took) {
+function finish(sound, name) {
   pictures.voice.show(sound, range);
-  const speed = sound.seconds / took;
-  $("facts").textContent = `${seconds(sound.seconds)}, ${speed.toFixed(1)} × real time`;
+  $("progress").value = 0;
+  $("facts").textContent = seconds(sound.seconds);
   URL.revokeObjectURL($("save").href);
   $("save").href = URL.createObjectURL(wav(sound));
   $("save").download = `${$("title").textContent.replace(/\.[^.]*$/, "")} by ${name}.wav`;
@@ -314,7 +319,7 @@ for (const kind of ["dragover", "dragleave", "drop"]) {
     event.preventDefault();
     $("source").classList.toggle("over", kind === "dragover");
     const [file] = event.dataTransfer?.files ?? [];
-    if (kind === "drop" && file && context) give(file, file.name);
+    if (kind === "drop" && file) give(file, file.name);
   });
 }
 

@@ -1,7 +1,8 @@
 // Spectrogram and waveform of a sound, drawn as far as it is known.
 
 const SIZE = 1024; // samples of a window
-const RANGE = 75; // dB
+const RANGE = 70; // dB
+const TICKS = [500, 2000, 8000]; // Hz
 const MAPS = {
   light: ["#ffffff", "#fdeadb", "#f8b78a", "#e2713d", "#a8333f", "#5c1a4d", "#1d0f33"],
   dark: ["#131216", "#2c1638", "#6a1f55", "#b23a48", "#e8743b", "#f9b77f", "#fff4e3"],
@@ -24,6 +25,7 @@ export class Picture {
     this._spectrogram = figure.querySelector(".spectrogram");
     this._wave = figure.querySelector(".wave");
     this._cursor = figure.querySelector(".cursor");
+    this._scale = figure.querySelector(".scale");
     this._sound = null;
     new ResizeObserver(() => this._restart()).observe(this._spectrogram);
     dark.addEventListener("change", () => this._restart());
@@ -31,6 +33,13 @@ export class Picture {
 
   show(sound, { loudest, peak }) {
     Object.assign(this, { _sound: sound, _loudest: loudest, _peak: peak });
+    const ticks = TICKS.filter((hertz) => hertz < 0.4 * sound.rate).map((hertz) => {
+      const tick = document.createElement("span");
+      tick.textContent = `${hertz / 1000} kHz`;
+      tick.style.bottom = `${(100 * Math.log1p(hertz / 700)) / Math.log1p(sound.rate / 1400)}%`;
+      return tick;
+    });
+    this._scale.replaceChildren(...ticks);
     this._restart();
   }
 
@@ -48,7 +57,7 @@ export class Picture {
 
   /** Moves the cursor to a share of the width. */
   point(share) {
-    this._cursor.style.left = `${100 * Math.min(1, share)}%`;
+    this._cursor.style.left = `calc(${Math.min(1, share)} * (100% - 1px))`;
   }
 
   _restart() {
