@@ -28,7 +28,7 @@ def test_what_is_subtracted_is_the_divergence_where_it_is_small_and_never_more_t
     value = torch.tensor(kl, dtype=torch.float64, requires_grad=True)
     said = bounded(value, bound)
     (slope,) = torch.autograd.grad(said, value)
-    assert 0 <= said.item() <= min(kl, bound) * (1 + 1e-12)
+    assert 0 <= said.item() <= min(kl, bound) * (1 + 1e-12) + 1e-300  # denormals keep few digits
     assert said.item() >= kl - kl**2 / (2 * bound) - 1e-12
     assert slope.item() == pytest.approx(math.exp(-kl / bound))
 
