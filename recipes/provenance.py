@@ -41,7 +41,9 @@ def table(rows: list[list[str]]) -> str:
 
 
 def _program(path: Path) -> str:
-    """As it is typed: a script's name, or the module that was run."""
+    """As it is typed: a script's name, or the module or package that was run."""
+    if path.name == "__main__.py":
+        return f"python -m recipes.{path.parent.name}"
     return f"python -m {path.parent.name}.{path.stem}" if path.suffix == ".py" else path.name
 
 

@@ -1,7 +1,7 @@
 """Puts measured figures into the README: `python -m recipes.results NAME=FOLDER ...`
 
-Copies the results and pictures that a demo, `wavenet benchmark` or a GPU report left in each FOLDER to
-recipes/results/NAME, and writes all tables found there between the README's two markers.
+Copies the results and pictures that a demo, `wavenet benchmark`, a GPU report or `recipes.serve_load` left in each
+FOLDER to recipes/results/NAME, and writes all tables found there between the README's two markers.
 """
 
 import json
@@ -15,6 +15,8 @@ from recipes.benchmark.rows import from_json
 from recipes.benchmark.tables import LENGTHS, SHARES, tables
 from recipes.evaluate_measures import report, row_from_json
 from recipes.gpu_report_targets import section as gpu_section
+from recipes.serve_load.report import FILE as LOAD
+from recipes.serve_load.report import section as load_section
 
 HOME = Path(__file__).parent / "results"
 README = Path(__file__).parent.parent / "README.md"
@@ -29,7 +31,7 @@ def main(arguments: list[str]) -> None:
     """Collect the named folders, then rewrite the README's section.
 
     Raises:
-        ValueError: figures of a dry run.
+        ValueError: figures of a dry or quick run.
     """
     for argument in arguments:
         name, _, source = argument.partition("=")
@@ -50,12 +52,18 @@ def _files(source: Path) -> tuple[str, ...]:
         if _read(source / GPU[0])["dry"]:
             raise ValueError(f"{source / GPU[0]} is of a dry run, whose figures mean nothing: run it on a GPU")
         return GPU
+    if (source / LOAD).exists():
+        if _read(source / LOAD)["quick"]:
+            raise ValueError(f"{source / LOAD} is of a quick run, whose figures mean nothing: run it without --quick")
+        return (LOAD,)
     return DEMO if (source / DEMO[0]).exists() else SUITE
 
 
 def _section(folder: Path) -> str:
     if (folder / GPU[0]).exists():
         return gpu_section(_read(folder / GPU[0]))
+    if (folder / LOAD).exists():
+        return load_section(_read(folder / LOAD))
     return _demo(folder) if (folder / DEMO[0]).exists() else _suite(folder)
 
 

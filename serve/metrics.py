@@ -57,6 +57,12 @@ class Metrics:
             registry=registry,
             multiprocess_mode="livesum",
         )
+        self.tasks = Gauge(
+            "wavenet_tasks",
+            "Tasks of the event loop, this request's own among them",
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
         self.samples = Counter("wavenet_samples", "Samples of audio that were made", registry=registry)
 
     def text(self) -> bytes:
