@@ -1,7 +1,7 @@
 """Puts measured figures into the README: `python -m recipes.results NAME=FOLDER ...`
 
-Copies the results and pictures that a demo, `wavenet benchmark`, a GPU report or `recipes.serve_load` left in each
-FOLDER to recipes/results/NAME, and writes all tables found there between the README's two markers.
+Copies what a demo, `wavenet evaluate`, `wavenet benchmark`, a GPU report or `recipes.serve_load` left in each FOLDER to
+recipes/results/NAME, and writes all tables found there between the README's two markers.
 """
 
 import json
@@ -56,7 +56,9 @@ def _files(source: Path) -> tuple[str, ...]:
         if _read(source / LOAD)["quick"]:
             raise ValueError(f"{source / LOAD} is of a quick run, whose figures mean nothing: run it without --quick")
         return (LOAD,)
-    return DEMO if (source / DEMO[0]).exists() else SUITE
+    if not (source / DEMO[0]).exists():
+        return SUITE
+    return DEMO if (source / DEMO[1]).exists() else DEMO[:1]
 
 
 def _section(folder: Path) -> str:
@@ -81,17 +83,19 @@ def _suite(folder: Path) -> str:
 
 
 def _demo(folder: Path) -> str:
-    judged, timed = (_read(folder / file) for file in DEMO[:2])
+    """What was judged, by a demo or by `wavenet evaluate`; and timed, by a demo."""
+    judged = _read(folder / DEMO[0])
     clips = judged["data"]
-    return "\n\n".join(
-        [
-            f"**`{folder.name}`**: {clips['utterances']} clips of the {clips['split']} split, {clips['seconds']:.0f} s",
-            report([row_from_json(row) for row in judged["rows"]]),
-            _origin(judged),
-            checkpoints.report([checkpoints.Speed(**speed) for speed in timed["samplers"]]),
-            _origin(timed),
-        ]
-    )
+    split = f" of the {clips['split']} split" if clips["split"] else ""
+    parts = [
+        f"**`{folder.name}`**: {clips['utterances']} clips{split}, {clips['seconds']:.0f} s",
+        report([row_from_json(row) for row in judged["rows"]]),
+        _origin(judged),
+    ]
+    if (folder / DEMO[1]).exists():
+        timed = _read(folder / DEMO[1])
+        parts += [checkpoints.report([checkpoints.Speed(**speed) for speed in timed["samplers"]]), _origin(timed)]
+    return "\n\n".join(parts)
 
 
 def _read(path: Path) -> dict[str, Any]:

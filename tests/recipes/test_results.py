@@ -40,6 +40,14 @@ def test_figures_are_put_between_the_markers(tmp_path: Path, monkeypatch: pytest
     results.main([])
     assert readme.read_text() == once
 
+    (demo / "benchmark.json").unlink()  # as `wavenet evaluate` leaves it, of a folder of sounds
+    (demo / "evaluation.json").write_text(
+        json.dumps({"data": {**clips, "split": None}, "rows": [row], "provenance": origin})
+    )
+    results.main([f"judged={demo}"])
+    assert "**`judged`**: 5 clips, 12 s" in readme.read_text()
+    assert [path.name for path in (tmp_path / "results" / "judged").iterdir()] == ["evaluation.json"]
+
 
 def test_a_suite_has_its_tables_and_pictures_in_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     suite = tmp_path / "suite"
