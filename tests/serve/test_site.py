@@ -1,6 +1,7 @@
 """The files of the page: all there, self-contained, under a policy that lets them reach no other host."""
 
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,6 +35,12 @@ def test_every_file_that_the_page_names_is_served(client: TestClient) -> None:
         assert answer.status_code == 200
         kind = {"js": "text/javascript", "css": "text/css", "svg": "image/svg+xml"}[name.rpartition(".")[2]]
         assert answer.headers["content-type"].startswith(kind)
+
+
+def test_the_files_are_in_the_package() -> None:
+    settings = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))
+    assert "page/*" in settings["tool"]["setuptools"]["package-data"]["serve"]
+    assert all(path.is_file() for path in PAGE.iterdir())
 
 
 def test_the_policy_lets_the_page_reach_nobody_else(client: TestClient) -> None:
