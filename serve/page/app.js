@@ -165,6 +165,7 @@ async function speak() {
   if (!$("speaker").parentElement.hidden) query.set("speaker", $("speaker").value);
   const request = { method: "POST", body, headers: { "Content-Type": body.type } };
   player.stop();
+  context.resume(); // while the click is what asks for it
   speaking = new AbortController();
   update();
   say("Asking.");

@@ -1,11 +1,11 @@
 """The page in a real browser, from the real server: what is heard is one pass, and nobody else is asked."""
 
 import base64
+import dataclasses
 import io
 import json
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 import soundfile
 from numpy.typing import NDArray
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 
 from data.dataset import PreparedCorpus
+from data.mel import MelConfig
 from recipes.distill_student import corpus_bands
 from serve import Vocoder
 
@@ -50,6 +51,13 @@ ReadableStreamDefaultReader.prototype.read = async function () {
   return piece;
 };
 """
+BREAKING_LINE = """
+const read = ReadableStreamDefaultReader.prototype.read;
+let pieces = 0;
+ReadableStreamDefaultReader.prototype.read = function () {
+  return ++pieces > 1 ? Promise.reject(new TypeError("network error")) : read.call(this);
+};
+"""
 DROP = """([text, name]) => {
   const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
   const dataTransfer = new DataTransfer();
@@ -80,16 +88,21 @@ def server(
     start_server: Callable[..., Any],
     make_toy_student: Callable[..., Path],
     toy_corpus: Path,
+    toy_mel: MelConfig,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Any:
-    """Of ada, who knows what she was trained on, and bob, who does not."""
+    """Of ada, who knows what she was trained on, bob, who does not, and carl, who has another sampling rate."""
     ada = tmp_path_factory.mktemp("voices") / "ada"
     shutil.copytree(make_toy_student(), ada)
     described = json.loads((ada / "config.json").read_text())
-    bands = asdict(corpus_bands(PreparedCorpus(toy_corpus)))
+    bands = dataclasses.asdict(corpus_bands(PreparedCorpus(toy_corpus)))
     (ada / "config.json").write_text(json.dumps({**described, "bands": bands}))
     bob = make_toy_student(gain=0.5)
-    return start_server("--checkpoint", ada, "--checkpoint", f"bob={bob}", "--token", TOKEN, "--max-seconds", 20)
+    carl = make_toy_student(mel=dataclasses.replace(toy_mel, sample_rate=2 * RATE, fmax=8000.0))
+    return start_server(
+        *("--checkpoint", ada, "--checkpoint", f"bob={bob}", "--checkpoint", f"carl={carl}"),
+        *("--token", TOKEN, "--max-seconds", 20),
+    )
 
 
 @pytest.fixture
@@ -146,13 +159,13 @@ def speak(page: Page) -> None:
     expect(page.locator("#save")).to_be_visible()
 
 
-def heard(page: Page) -> Wave:
+def heard(page: Page, rate: int = RATE) -> Wave:
     """All that was ever scheduled, once it has been played to its end."""
     expect(page.locator(".play[aria-pressed=true]")).to_have_count(0)
     pieces = page.evaluate("heard")
-    assert {piece["rate"] for piece in pieces} == {RATE}
+    assert {piece["rate"] for piece in pieces} == {rate}
     for before, after in pairwise(pieces):
-        assert after["when"] >= before["when"] + len(before["samples"]) / RATE - 1e-6
+        assert after["when"] >= before["when"] + len(before["samples"]) / rate - 1e-6
     return np.concatenate([np.array(piece["samples"], np.float32) for piece in pieces])
 
 
@@ -339,6 +352,49 @@ def test_the_page_warns_of_a_sound_that_the_voice_does_not_know(
     page.get_by_role("button", name="Speak", exact=True).click()
     expect(page.locator("#name")).to_have_text("bob")
     expect(page.locator("#far")).to_be_hidden()
+
+
+def test_a_line_that_breaks_costs_only_what_has_not_come(open_page: OpenPage, speech: Callable[..., bytes]) -> None:
+    page = open_page(BREAKING_LINE)
+    give(page, speech(19))
+    page.get_by_role("button", name="Speak", exact=True).click()
+    expect(page.locator("#speak-error")).to_have_text("The connection broke off: speak again.")
+    expect(page.locator("#save")).to_be_visible()
+    page.get_by_role("button", name="Play the voice").click()
+    assert 0 < len(heard(page)) < 19 * RATE
+
+
+def test_another_voice_has_another_sampling_rate(open_page: OpenPage, speech: Callable[..., bytes]) -> None:
+    page = open_page()
+    give(page, speech())
+    expect(page.locator("#title")).to_have_text("hello.wav")
+    page.locator("#model").select_option("carl")
+    expect(page.locator("#who")).to_have_text("speaks as carl, 16 kHz")
+    speak(page)
+    expect(page.locator("#facts")).to_have_text("1.5 s")
+    said = heard(page, 2 * RATE)
+    assert np.count_nonzero(said) == pytest.approx(1.5 * 2 * RATE, rel=0.02)
+
+
+def test_a_server_that_is_still_loading_is_waited_for(open_page: OpenPage, speech: Callable[..., bytes]) -> None:
+    page = open_page()
+    expect(page.locator("#who")).to_contain_text("ada")
+    answers = [503]
+
+    def answer(route: Route) -> None:
+        if not answers:
+            route.continue_()
+            return
+        problem = {"status": answers.pop(), "detail": "the models are being loaded: come back in a moment"}
+        route.fulfill(status=503, headers={"Retry-After": "1"}, json=problem)
+
+    page.route("**/v1/models", answer)
+    page.reload()
+    expect(page.locator("#status")).to_have_text("The models are being loaded: come back in a moment.")
+    expect(page.locator("#who")).to_contain_text("ada")
+    expect(page.locator("#status")).to_be_empty()
+    give(page, speech())
+    speak(page)
 
 
 def test_a_keyboard_is_enough(open_page: OpenPage, speech: Callable[..., bytes]) -> None:
