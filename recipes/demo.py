@@ -2,6 +2,7 @@
 
     python -m recipes.demo --out runs/demo [--corpus FOLDER]
 
+Recordings of one speaker adapt the voice that ships; synthetic speech, of several, trains everything from nothing.
 Stopped at any moment, the same command goes on from there.
 """
 
@@ -14,6 +15,7 @@ import torch
 import typer
 
 from data.audio import Wave, read_audio, write_wav
+from data.corpora import list_corpus
 from data.dataset import PreparedCorpus
 from data.mel import log_mel
 from data.prepare import PrepareConfig, prepare
@@ -23,11 +25,12 @@ from recipes.configuration import configure
 from recipes.distill_student import DistillConfig, distill
 from recipes.evaluate_measures import report
 from recipes.pictures import draw_mels
-from recipes.synthesize import Options, synthesize
+from recipes.synthesize import Options, Summary, synthesize
 from recipes.train_teacher import TrainConfig, train
 from wavenet.metrics import griffin_lim
 from wavenet.sampling.generate import Backend
 
+VOICE = "kathleen"
 HELD_OUT = 5  # utterances of the test split that the student says
 BY_TEACHER = 2  # of them, said by the teacher too, one sample at a time
 
@@ -40,18 +43,23 @@ def main(
     started = time.perf_counter()
     source = ["corpus=espeak"] if corpus is None else ["corpus=folder", f"corpus.root={corpus}"]
     data, teacher, student = out / "data", out / "teacher", out / "student"
+    prepared = configure("prepare", [*source, f"out={data}", "pitch=true"], PrepareConfig)
 
-    _say("1/5 prepare the corpus")
-    print(prepare(configure("prepare", [*source, f"out={data}", "pitch=true"], PrepareConfig)))
-    _say("2/5 train the teacher")
-    overrides = ["experiment=demo_teacher", f"data={data}", f"run={teacher}"]
+    _say("1/6 speak with the voice that ships")
+    print(greet(out / "hello", prepared))
+    _say("2/6 prepare the corpus")
+    print(prepare(prepared))
+    voices = PreparedCorpus(data)
+    experiment = "adapt" if len(voices.speakers) == 1 else "demo"
+    _say("3/6 train the teacher")
+    overrides = [f"experiment={experiment}_teacher", f"data={data}", f"run={teacher}"]
     _finished(train(configure("train", overrides, TrainConfig)))
-    _say("3/5 distil the student")
-    overrides = ["experiment=demo_student", f"data={data}", f"teacher_checkpoint={teacher}", f"run={student}"]
+    _say("4/6 distil the student")
+    overrides = [f"experiment={experiment}_student", f"data={data}", f"teacher_checkpoint={teacher}", f"run={student}"]
     _finished(distill(configure("distill", overrides, DistillConfig)))
-    _say("4/5 say held-out sentences")
-    picture = speak(out, PreparedCorpus(data), teacher, student)
-    _say("5/5 judge and time")
+    _say("5/6 say held-out sentences")
+    picture = speak(out, voices, teacher, student)
+    _say("6/6 judge and time")
     rows = evaluate.evaluate(evaluate.Options([teacher, student], data, out, clips=HELD_OUT, device="cpu"))
     speeds = benchmark.benchmark(teacher, student, out, seconds=2.0, repeats=3, device="cpu", dtype="float32")
     tables = f"{report(rows)}\n\n{benchmark.report(speeds)}\n"
@@ -65,6 +73,17 @@ def main(
     print(f"figures       {out / 'figures.md'}  {out / 'evaluation.json'}  {out / 'benchmark.json'}")
     print(f"page          {out / 'evaluation.html'}")
     print(f"curves        tensorboard --logdir {out}")
+
+
+def greet(folder: Path, config: PrepareConfig) -> Summary:
+    """The first utterance of the corpus as it is, and as the shipped voice says it from its mel."""
+    utterances, _ = list_corpus(config.corpus)
+    if not utterances:
+        raise ValueError(f"{config.corpus.root}: no sound files in this corpus; name a folder that holds recordings")
+    folder.mkdir(parents=True, exist_ok=True)
+    source = folder / f"{utterances[0].id}.wav"
+    write_wav(source, *utterances[0].read())
+    return synthesize(Options([source], Path(VOICE), folder / VOICE))
 
 
 def speak(out: Path, corpus: PreparedCorpus, teacher: Path, student: Path) -> Path:
