@@ -26,6 +26,7 @@ from wavenet.sampling.generate import Backend, generate
 
 Mel = NDArray[np.float32]
 Speak = Callable[[Mel], NDArray[np.float32]]  # log-mel (M, L) -> waveform (L hop,)
+Distance = Callable[[Mel], float | None]  # see `Vocoder.distance`
 
 
 @dataclass
@@ -70,7 +71,7 @@ def synthesize(options: Options) -> Summary:
     sources = find_sources(options.inputs)
     targets = [options.out / f"{source.path.stem}.wav" for source in sources]
     _spare_inputs(sources, targets)
-    mel, speak = sampler(options)
+    mel, speak, distance = sampler(options)
     summary = Summary([], [], 0, 0.0, mel.sample_rate)
     for source, path in tqdm(list(zip(sources, targets, strict=True)), desc="synthesize", unit="file"):
         try:
@@ -79,6 +80,13 @@ def synthesize(options: Options) -> Summary:
             summary.refused.append(str(error))
             tqdm.write(f"refused: {error}", file=sys.stderr)
             continue
+        far = distance(given)
+        if far is not None and far > 1:
+            tqdm.write(
+                f"{source.path}: far from the speech that the voice was trained on, {far:.1f} times the limit; "
+                "it speaks as well as it can",
+                file=sys.stderr,
+            )
         started = time.perf_counter()
         wav = speak(given)
         summary.seconds += time.perf_counter() - started
@@ -92,10 +100,10 @@ def synthesize(options: Options) -> Summary:
     return summary
 
 
-def sampler(options: Options) -> tuple[MelConfig, Speak]:
-    """The mel that the checkpoint reads, and the function that speaks one."""
+def sampler(options: Options) -> tuple[MelConfig, Speak, Distance]:
+    """The mel that the checkpoint reads, the function that speaks one, and how far one is from what it knows."""
     if options.sequential is not None:
-        return _teacher(options, options.sequential)
+        return *_teacher(options, options.sequential), lambda mel: None
     vocoder = Vocoder.from_pretrained(options.checkpoint, device=options.device, dtype=options.dtype)
     speaker_index(options.speaker, vocoder.speakers)  # refuses an unknown name before there is anything to lose
 
@@ -103,7 +111,7 @@ def sampler(options: Options) -> tuple[MelConfig, Speak]:
         pieces = vocoder.stream([mel], seed=options.seed, temperature=options.temperature, speaker=options.speaker)
         return np.concatenate(list(pieces))
 
-    return vocoder.mel, speak
+    return vocoder.mel, speak, vocoder.distance
 
 
 def _teacher(options: Options, backend: Backend) -> tuple[MelConfig, Speak]:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from data.bands import measure_bands
 from data.dataset import PreparedCorpus
 from recipes.distill_student import corpus_bands
+from recipes.synthesize import Options, synthesize
 from serve import Vocoder
 from wavenet.checkpoint import CheckpointError
 
@@ -70,6 +71,19 @@ def test_a_voice_that_was_not_told_says_nothing(toy_vocoder: Vocoder, toy_uttera
 def test_bands_that_are_none_are_refused(toy_student: Path, tmp_path: Path, bands: dict[str, Any], rule: str) -> None:
     with pytest.raises(CheckpointError, match=rule):
         Vocoder.from_pretrained(with_bands(toy_student, tmp_path, bands), device="cpu")
+
+
+def test_the_command_line_warns_and_speaks(
+    knowing: Path, toy_utterance: Utterance, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.save(tmp_path / "speech.npy", toy_utterance(200))
+    np.save(tmp_path / "silence.npy", np.full((20, 200), -11.5, np.float32))
+    inputs = [tmp_path / "speech.npy", tmp_path / "silence.npy"]
+    summary = synthesize(Options(inputs, knowing, tmp_path / "out", device="cpu"))
+    assert len(summary.written) == 2
+    said = [line for line in capsys.readouterr().err.splitlines() if "far from" in line]
+    assert len(said) == 1
+    assert "silence.npy: far from the speech that the voice was trained on" in said[0]
 
 
 def test_a_client_is_told(
