@@ -23,17 +23,20 @@ from serve.talk import talk
 logger = logging.getLogger("serve")
 
 
-def create_app(service: Service, failed: Callable[[Exception], None]) -> FastAPI:
+def create_app(service: Service, failed: Callable[[Exception], None], load_first: bool = False) -> FastAPI:
     """The application of one process.
 
     Args:
         failed: is told why the models could not be loaded at the start.
+        load_first: listen only then, where others answer meanwhile; else 503 is the answer until then.
     """
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         service.start()
         loading = asyncio.create_task(_load(service, failed))
+        if load_first:
+            await loading
         yield
         loading.cancel()
         service.stop()

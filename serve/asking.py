@@ -82,10 +82,11 @@ async def understand(request: Request, options: Options, service: Service) -> Ut
     header = request.headers.get("content-type", "")
     media_type(header)
     content = await read_body(request, service.config.max_bytes, service.config.patience)
-    asked = await service.compute(parse_body, content, header, vocoder, service.config.max_seconds)
-    voice = _merged(options, asked.options)
-    distance = await service.compute(vocoder.distance, asked.mel)
-    return Utterance(name, vocoder, voice, vocoder.frames(asked.mel), begin(vocoder, voice), distance)
+    with service.place():
+        asked = await service.compute(parse_body, content, header, vocoder, service.config.max_seconds)
+        voice = _merged(options, asked.options)
+        distance = await service.compute(vocoder.distance, asked.mel)
+        return Utterance(name, vocoder, voice, vocoder.frames(asked.mel), begin(vocoder, voice), distance)
 
 
 def begin(vocoder: Vocoder, voice: Voice) -> VocoderStream:

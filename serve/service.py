@@ -36,6 +36,7 @@ class Service:
         self.engine = Engine(config.batch, config.queue, threads or cores(), self.metrics)
         self.draining = False
         self.running = 0  # requests
+        self._decoding = 0  # bodies
         self.reloaded: Callable[[], None] = lambda: None  # is called after a reload that a client asked for
         self._pool = ThreadPoolExecutor(cores(), "codec")
 
@@ -71,6 +72,28 @@ class Service:
             self.running -= 1
             self.metrics.running.set(self.running)
 
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """While a body is decoded, for what it asks for.
+
+        Raises:
+            Problem: 429, there is none.
+        """
+        if self._full:
+            raise self._busy()
+        self._decoding += 1
+        try:
+            yield
+        finally:
+            self._decoding -= 1
+
+    @property
+    def _full(self) -> bool:
+        return self.engine.jobs + self._decoding >= self.config.capacity
+
+    def _busy(self) -> Problem:
+        return busy(f"{self.config.capacity} utterances are being spoken or wait already: come back later")
+
     def refusal(self, path: str, headers: Headers) -> Problem | None:
         """Why a request to /v1 or /admin is sent away before it is looked at: 401, 403, 429 or 503."""
         if problem := self._stranger(path, headers):
@@ -81,8 +104,8 @@ class Service:
             return unavailable("this server is about to stop: come back in a moment")
         if not self.models.ready:
             return unavailable("the models are being loaded: come back in a moment")
-        if path != "/v1/models" and (self.engine.full or self.running >= 2 * self.config.capacity):
-            return busy(f"{self.config.capacity} utterances are being spoken or wait already: come back later")
+        if path != "/v1/models" and (self._full or self.running >= 2 * self.config.capacity):
+            return self._busy()
         return None
 
     def _stranger(self, path: str, headers: Headers) -> Problem | None:

@@ -115,7 +115,7 @@ class Supervisor:
     def _start(self, place: _Place) -> None:
         os.environ["OMP_NUM_THREADS"] = str(place.threads)
         place.process = self._context.Process(
-            target=run_under_supervisor, args=(self._config, self._listening, place.threads)
+            target=run_under_supervisor, args=(self._config, self._listening, place.threads, place.started > 0)
         )
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # it would end a worker that is not yet ready for it
         place.process.start()

@@ -36,14 +36,14 @@ _LOGGING["loggers"] = {
 class _Server(uvicorn.Server):
     """uvicorn, but a signal first lets everything come to its end, WebSockets too."""
 
-    def __init__(self, service: Service, parent: int | None) -> None:
+    def __init__(self, service: Service, parent: int | None, load_first: bool) -> None:
         self._service = service
         self._parent = parent  # file descriptor that is readable once the supervisor is no more
         self._tasks: set[asyncio.Task[None]] = set()
         self.failure: Exception | None = None
         super().__init__(
             uvicorn.Config(
-                create_app(service, self._fail),
+                create_app(service, self._fail, load_first),
                 http=PatientProtocol,
                 ws="websockets-sansio",
                 ws_max_size=service.config.max_bytes,
@@ -114,12 +114,19 @@ def listen(config: ServeConfig) -> socket.socket:
         ) from error
 
 
-def run(config: ServeConfig, listening: socket.socket, threads: int | None = None, parent: int | None = None) -> None:
+def run(
+    config: ServeConfig,
+    listening: socket.socket,
+    threads: int | None = None,
+    parent: int | None = None,
+    load_first: bool = False,
+) -> None:
     """Serve until a signal.
 
     Args:
         threads: of the engine.
         parent: of a supervisor; when this file descriptor becomes readable, there is none any more.
+        load_first: see `create_app`.
 
     Raises:
         CheckpointError, ValueError: the models cannot be loaded.
@@ -127,18 +134,18 @@ def run(config: ServeConfig, listening: socket.socket, threads: int | None = Non
     service = Service(config, threads)
     if parent is not None:
         service.reloaded = lambda: os.kill(os.getppid(), signal.SIGHUP)  # the other workers shall follow
-    server = _Server(service, parent)
+    server = _Server(service, parent, load_first)
     server.run([listening])
     if server.failure is not None:
         raise server.failure
 
 
-def run_under_supervisor(config: ServeConfig, listening: socket.socket, threads: int) -> None:
+def run_under_supervisor(config: ServeConfig, listening: socket.socket, threads: int, load_first: bool) -> None:
     """`run`, as the main function of a process."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     try:
-        run(config, listening, threads, parent.sentinel)
+        run(config, listening, threads, parent.sentinel, load_first)
     except (ValueError, OSError) as error:
         sys.stderr.write(f"wavenet: {error}\n")
         sys.exit(BROKEN)

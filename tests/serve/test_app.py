@@ -4,6 +4,7 @@ import io
 import json
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -249,3 +250,34 @@ def test_checkpoints_have_names() -> None:
     assert named_checkpoints(["runs/ada", "bob=runs/ada"]) == {"ada": Path("runs/ada"), "bob": Path("runs/ada")}
     with pytest.raises(ValueError, match="two checkpoints are called 'ada'"):
         named_checkpoints(["runs/ada", "more/ada"])
+
+
+def test_a_body_that_is_being_decoded_has_its_place(
+    open_app: Callable[..., Any], body: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So who finds none is sent away at once, not after decoding."""
+    client, _ = open_app(batch=1, queue=0)
+    begun, go, distance = threading.Event(), threading.Event(), Vocoder.distance
+
+    def slow(self: Vocoder, mel: Any) -> float | None:
+        begun.set()
+        go.wait(10)
+        return distance(self, mel)
+
+    monkeypatch.setattr(Vocoder, "distance", slow)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(client.post, "/v1/synthesize", **body)
+        assert begun.wait(60)
+        answer = client.post("/v1/stream", **body)
+        assert not first.done()
+        assert_problem(answer, 429, "1 utterances")
+        assert int(answer.headers["Retry-After"]) > 0
+        go.set()
+        assert first.result(60).status_code == 200
+    assert client.post("/v1/stream", **body).status_code == 200
+
+
+def test_one_who_replaces_another_is_ready_before_it_listens(toy_student: Path) -> None:
+    service = Service(ServeConfig({"ada": toy_student}, device="cpu"), 1)
+    with TestClient(create_app(service, pytest.fail, load_first=True)) as client:
+        assert client.get("/readyz").json() == {"status": "ready"}
