@@ -39,7 +39,7 @@ from serve.voices import find_checkpoint
 
 PARTS = ("load", "soak", "faults")
 _SOAKING = 0.8  # of the capacity
-_LONGEST, _LASTING = 50.0, 1.5  # s of an utterance that is interrupted, at most; s that one pass over it takes
+_LONGEST, _LASTING = 50.0, 0.5  # s of an utterance that is interrupted, at most; s that one pass over it takes
 _BESIDE = 600.0  # s that everything but the endurance run may take
 
 

@@ -88,14 +88,18 @@ def npy(array: NDArray[np.generic]) -> bytes:
 
 
 class Asker:
-    """Sends questions, each kind of them equally often."""
+    """Sends questions, each kind of them equally often.
 
-    def __init__(self, url: str, asked: list[Question], speaker: str | None = None) -> None:
+    Args:
+        keep: connections, to ask again over them.
+    """
+
+    def __init__(self, url: str, asked: list[Question], speaker: str | None = None, keep: bool = True) -> None:
         self.questions = asked
         self.speaker = speaker
         self._bodies = [question.body for question in asked]
         self._voice = {} if speaker is None else {"speaker": speaker}
-        limits = httpx.Limits(max_connections=None, keepalive_expiry=_KEPT)
+        limits = httpx.Limits(max_keepalive_connections=None if keep else 0, keepalive_expiry=_KEPT)
         self.http = httpx.AsyncClient(base_url=url, timeout=None, limits=limits, trust_env=False)
         order = np.random.default_rng(0).permutation(len(PATHS) * len(asked))
         self._order = [(int(n) // len(PATHS), PATHS[int(n) % len(PATHS)]) for n in order]

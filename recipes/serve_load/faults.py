@@ -17,14 +17,14 @@ import httpx
 import numpy as np
 
 from recipes.serve_load.asking import FILE, NPY, RIGHT, STREAM, Asker, Question, Reply, npy, refusal, wrong
-from recipes.serve_load.server import Server, started
+from recipes.serve_load.server import STARTING, Server, started
 
-WORKERS, PATIENCE, GRACE, MOST = 2, 3, 30, 2**23  # processes; s; s; bytes
+WORKERS, PATIENCE, GRACE, MOST = 2, 2, 30, 2**23  # processes; s; s; bytes
 OPTIONS = ("--workers", WORKERS, "--patience", PATIENCE, "--grace", GRACE, "--max-bytes", MOST)
 CLIENTS = 4  # who ask all the time while something else happens
 CROWD = 200  # more than there are places
 _LEAVING = 16  # clients
-_LONGEST = 120.0  # s for a fault and what follows
+_LONGEST = 180.0  # s for a fault and what follows
 _SOON = 30.0  # s until something has happened
 _BREAK = {"ConnectError", "ReadError", "RemoteProtocolError", "WriteError"}  # what a dead worker's clients see
 Found = tuple[list[str], list[str]]  # outcomes, and what is wrong with them
@@ -41,9 +41,11 @@ class Faults:
     def __init__(self, server: Server, asker: Asker, long: Question, log: Path) -> None:
         self.server, self.asker, self._log = server, asker, log
         self._long = Asker(server.url, [long], asker.speaker)
+        self._fresh = Asker(server.url, asker.questions, asker.speaker, keep=False)
 
     async def close(self) -> None:
         await self._long.http.aclose()
+        await self._fresh.http.aclose()
 
     async def crowd(self) -> Found:
         """Many at once: some are answered, the others are told to come back."""
@@ -83,18 +85,18 @@ class Faults:
         return _counted([refusal(answer.status_code, answer.headers) for answer in answers], "422")
 
     async def a_worker_killed(self) -> Found:
-        """Only what it was just saying is lost, and another takes its place."""
-        await _until(self._speaking(WORKERS), "second worker")
+        """Only what it was just saying is lost, and another takes its place; meanwhile the others are enough."""
+        await _until(self._speaking(WORKERS), "second worker", STARTING)
         victim = self.server.workers()[0]
 
         async def happen() -> None:
             await asyncio.sleep(1)
             os.kill(victim, signal.SIGKILL)
-            await _until(self._speaking(WORKERS + 1), "new worker")
+            await _until(self._speaking(WORKERS + 1), "new worker", STARTING)
             await asyncio.sleep(1)
 
-        replies = await self._while_asking(happen)
-        outcomes, found = _judged(replies, "503", *_BREAK)
+        replies = await self._while_asking(self._fresh, happen)
+        outcomes, found = _judged(replies, *_BREAK)
         lost = sum(reply.outcome in _BREAK for reply in replies)
         return outcomes, found + [f"{lost} requests were lost, of {CLIENTS} at a time"] * (lost > CLIENTS)
 
@@ -110,7 +112,7 @@ class Faults:
             process.send_signal(signal.SIGTERM)
             await asyncio.wait_for(process.wait(), GRACE + 10)
 
-        replies = await self._while_asking(happen)
+        replies = await self._while_asking(self.asker, happen)
         outcomes, found = _judged(replies, "503", *_BREAK)
         cut = [reply for reply in replies if reply.first is not None and reply.outcome in _BREAK]
         running, more = _judged(await asyncio.gather(*streams))
@@ -122,13 +124,13 @@ class Faults:
         await _until(self._idle, "end of all requests")
         return [f"afterwards: {outcome}" for outcome in wrong(await self.asker.all())]
 
-    async def _while_asking(self, happen: Callable[[], Awaitable[None]]) -> list[Reply]:
+    async def _while_asking(self, asker: Asker, happen: Callable[[], Awaitable[None]]) -> list[Reply]:
         over = asyncio.Event()
 
         async def client() -> list[Reply]:
             replies = []
             while not over.is_set():
-                replies.append(await self.asker.ask(*self.asker.next()))
+                replies.append(await asker.ask(*asker.next()))
                 if replies[-1].outcome != RIGHT:
                     await asyncio.sleep(0.05)
             return replies
@@ -284,9 +286,9 @@ async def _status(reader: asyncio.StreamReader) -> str:
         return (await reader.readuntil(b"\r\n")).split()[1].decode()
 
 
-async def _until(holds: Callable[[], Awaitable[bool]], what: str) -> None:
-    end = time.perf_counter() + _SOON
+async def _until(holds: Callable[[], Awaitable[bool]], what: str, seconds: float = _SOON) -> None:
+    end = time.perf_counter() + seconds
     while not await holds():
         if time.perf_counter() > end:
-            raise RuntimeError(f"in {_SOON:g} s there was no {what}")
+            raise RuntimeError(f"in {seconds:g} s there was no {what}")
         await asyncio.sleep(0.05)
