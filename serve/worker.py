@@ -107,11 +107,13 @@ def listen(config: ServeConfig) -> socket.socket:
     """
     family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
     try:
-        return socket.create_server((config.host, config.port), family=family, backlog=1024)
+        listening = socket.create_server((config.host, config.port), family=family, backlog=1024)
     except OSError as error:
         raise OSError(
             f"cannot listen on {config.host}:{config.port} ({error.strerror or error}): choose another --host or --port"
         ) from error
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else an answer waits 40 ms for its head to arrive
+    return listening
 
 
 def run(
