@@ -123,6 +123,9 @@ def test_a_connection_on_which_no_request_comes_is_closed(monkeypatch: pytest.Mo
 
 def test_answers_are_sent_at_once() -> None:
     """Without waiting until their head has been acknowledged, for which a client takes 40 ms."""
-    with listen(ServeConfig({"ada": Path("x")}, port=0)) as listening:
-        with socket.create_connection(listening.getsockname()), listening.accept()[0] as accepted:
-            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    with (
+        listen(ServeConfig({"ada": Path("x")}, port=0)) as listening,
+        socket.create_connection(listening.getsockname()),
+        listening.accept()[0] as accepted,
+    ):
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
