@@ -39,7 +39,7 @@ def main(arguments: list[str]) -> None:
         (HOME / name).mkdir(parents=True, exist_ok=True)
         for file in files:
             shutil.copyfile(Path(source) / file, HOME / name / file)
-    sections = [_section(folder) for folder in sorted(HOME.iterdir()) if folder.is_dir()]
+    sections = [_section(folder) for folder in sorted(HOME.iterdir()) if list(folder.glob("*.json"))]
     if not list(HOME.glob(f"*/{GPU[0]}")):
         sections.append(gpu_section(None))
     before, _, rest = README.read_text().partition(BEGIN)
