@@ -24,7 +24,7 @@ OPTIONS = ("--workers", WORKERS, "--patience", PATIENCE, "--grace", GRACE, "--ma
 CLIENTS = 4  # who ask all the time while something else happens
 CROWD = 200  # more than there are places
 _LEAVING = 16  # clients
-_FRAMES = 3400  # of an utterance that nobody hears to its end
+_FRAMES = 5100  # of an utterance that nobody hears to its end
 _LONGEST = 180.0  # s for a fault and what follows
 _SOON = 30.0  # s until something has happened
 _BREAK = {"ConnectError", "ReadError", "RemoteProtocolError", "WriteError"}  # what a dead worker's clients see
@@ -67,7 +67,7 @@ class Faults:
             await asyncio.sleep(PATIENCE + 1)
             await _until(self._idle, "end of an answer that nobody reads")
             came = await asyncio.to_thread(_rest, silent)
-        return ["broken off" if came < 2 * self._samples else "taken by the system's buffers"], []
+        return ["broken off" if came < 4 * self._samples else "taken by the system's buffers"], []
 
     async def slow_bodies(self) -> Found:
         """A byte a second is too slow."""
@@ -174,7 +174,7 @@ class Faults:
 
     def _request(self, path: str) -> bytes:
         body, speaker = npy(self._unread), self.asker.speaker
-        address = path if speaker is None else f"{path}?speaker={quote(speaker)}"
+        address = f"{path}?format=f32" + ("" if speaker is None else f"&speaker={quote(speaker)}")
         return _head(address) + b"Content-Length: %d\r\n\r\n" % len(body) + body
 
     async def _leave(self) -> str:
