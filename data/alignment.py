@@ -69,7 +69,8 @@ def cepstra(mel: Frames) -> Frames:
 
     So neither level nor microphone counts. Those left out are mostly pitch.
     """
-    from scipy.fft import dct  # type: ignore[import-untyped]
+    from torchaudio.functional import create_dct  # heavy
 
-    coefficients = dct(np.maximum(mel, mel.max() - RANGE), axis=0, norm="ortho")[:CEPSTRA]
+    basis = create_dct(CEPSTRA, len(mel), norm="ortho").numpy()  # (M, CEPSTRA)
+    coefficients = basis.T @ np.maximum(mel, mel.max() - RANGE)
     return coefficients - coefficients.mean(axis=1, keepdims=True)
