@@ -4,12 +4,15 @@ import json
 import subprocess
 import sys
 
-HEAVY = ["hydra", "omegaconf", "tensorboard", "librosa", "matplotlib", "torchaudio", "numba", "typer", "fastapi"]
+HEAVY = [
+    *("hydra", "omegaconf", "tensorboard", "librosa", "matplotlib", "torchaudio", "numba", "typer", "fastapi"),
+    "torch._dynamo",
+]
 
 
 def loaded(code: str) -> set[str]:
-    """The top-level modules that are there after `code`."""
-    code += "\nimport json, sys; print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
+    """The modules that are there after `code`."""
+    code += "\nimport json, sys; print(json.dumps(sorted(sys.modules)))"
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
     return set(json.loads(done.stdout))
 

@@ -96,8 +96,6 @@ def _module(op: str, tensor: Tensor) -> ModuleType:
     return sys.modules[_choice(op, tensor.device, tensor.dtype)]
 
 
-# A compiled function keeps the backend that it was compiled under.
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _choice(op: str, device: torch.device, dtype: torch.dtype) -> str:
     forced = forced_backend()
     backend = best_backend(device, dtype) if forced is None else forced
@@ -113,6 +111,11 @@ def _choice(op: str, device: torch.device, dtype: torch.dtype) -> str:
     if backend is Backend.native and native.library() is None:
         raise ValueError("backend native needs a C compiler: install gcc, or use backend reference")
     return import_module(name).__name__
+
+
+# A compiled function keeps the backend that it was compiled under. This is `torch.compiler.assume_constant_result`,
+# which would import the compiler: a second, and most who speak never compile.
+_choice._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _check(name: str, tensor: Tensor | None, shape: tuple[int, ...]) -> None:
