@@ -39,7 +39,7 @@ test: lint
 	$(BIN)/pytest -m "not slow"
 
 chain: $(STAMP)
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -m slow --durations=15
 
 clean:
 	rm -rf $(VENV) build *.egg-info
