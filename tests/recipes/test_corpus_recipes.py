@@ -34,7 +34,7 @@ def _ljspeech(root: Path, texts: list[str]) -> dict[str, str]:
 
 def _vctk(root: Path, texts: list[str]) -> dict[str, str]:
     home = root / "VCTK-Corpus-0.92"
-    for speaker, voice in (("p225", "en-gb"), ("p226", "en-gb+m3")):
+    for speaker, voice in (("p225", "en-gb-x-rp"), ("p226", "en-gb-x-rp+m3")):
         for n, text in enumerate(texts[:5]):
             name = f"{speaker}_{n:03}"
             _write(home / "wav48_silence_trimmed" / speaker / f"{name}_mic1.flac", text, voice, 48000)
