@@ -85,12 +85,15 @@ def magnitudes(op, inputs, half_bin):
     return [value.abs()[..., 0], *(slope.sum(dim=-2) for slope in slopes), x[..., 0]]
 
 
-def assert_exact(op, inputs, half_bin=HALF_BIN):
-    """Native is off by no more than a few roundings of what comes in and of what is added up."""
+def assert_exact(op, inputs, half_bin=HALF_BIN, blurs=8):
+    """Native is off by no more than a few roundings of what comes in and of what is added up.
+
+    What they do is the worst of some `blurs`: an estimate, which must be the better the more problems there are.
+    """
     generator = torch.Generator().manual_seed(1)
     right = solved(op, "reference", inputs, torch.float64, half_bin)
     tolerances = [2e-6 + 2e-6 * magnitude for magnitude in magnitudes(op, inputs, half_bin)]
-    for _ in range(8):
+    for _ in range(blurs):
         nearby, near_bin = blurred(op, inputs, half_bin, generator)
         for i, near in enumerate(solved(op, "reference", nearby, torch.float64, near_bin)):
             tolerances[i] = torch.maximum(tolerances[i], 8 * (near - right[i]).abs())
@@ -127,7 +130,7 @@ def test_a_bin_may_be_much_narrower_or_wider_than_a_component(op, half_bin, log_
 )
 @settings(deadline=None, max_examples=60)
 def test_any_mixture_is_the_references(op, shape, components, values, low, width, half_bin, seed):
-    assert_exact(op, problem(op, shape, components, values, (low, low + width), seed), half_bin)
+    assert_exact(op, problem(op, shape, components, values, (low, low + width), seed), half_bin, blurs=40)
 
 
 @pytest.mark.parametrize("x", [-1e6, -3.0, 3.0, 1e6])
