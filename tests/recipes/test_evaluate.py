@@ -266,7 +266,8 @@ def test_processes_find_what_one_finds(evaluate: Evaluate, toy_student: Path, to
     shared, _ = evaluate(*given, "--workers", 2)
     for one, other in zip(alone["clips"], shared["clips"], strict=True):
         for name, figures in one["figures"].items():
-            assert other["figures"][name]["values"] == pytest.approx(figures["values"], rel=1e-2, abs=1e-2)
+            close = {"rel": 1e-2, "abs": 1e-2} if name == "griffin-lim" else {"rel": 1e-3, "abs": 1e-6}
+            assert other["figures"][name]["values"] == pytest.approx(figures["values"], **close)
 
 
 def test_an_estimate_is_of_the_clips_that_have_a_value() -> None:
