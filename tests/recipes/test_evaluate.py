@@ -260,14 +260,13 @@ def test_a_voice_that_says_nan_is_an_error(
 
 @pytest.mark.slow
 def test_processes_find_what_one_finds(evaluate: Evaluate, toy_student: Path, toy_corpus: Path) -> None:
-    """But for last bits, which depend on the number of threads, and which Griffin-Lim's 60 iterations amplify."""
+    """But for last bits, which depend on the number of threads."""
     given = ["--checkpoint", toy_student, "--data", toy_corpus]
     alone, _ = evaluate(*given)
     shared, _ = evaluate(*given, "--workers", 2)
     for one, other in zip(alone["clips"], shared["clips"], strict=True):
         for name, figures in one["figures"].items():
-            close = {"rel": 1e-2, "abs": 1e-2} if name == "griffin-lim" else {"rel": 1e-3, "abs": 1e-6}
-            assert other["figures"][name]["values"] == pytest.approx(figures["values"], **close)
+            assert other["figures"][name]["values"] == pytest.approx(figures["values"], rel=1e-3, abs=1e-6)
 
 
 def test_an_estimate_is_of_the_clips_that_have_a_value() -> None:
