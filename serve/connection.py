@@ -3,7 +3,9 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from http import HTTPStatus
 
+import h11
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -64,7 +66,10 @@ async def read_body(request: Request, most: int, patience: float) -> bytes:
 
 
 class PatientProtocol(H11Protocol):
-    """uvicorn's HTTP/1.1, which also ends connections on which the head of a request does not come."""
+    """uvicorn's HTTP/1.1, which also ends connections on which the head of a request does not come.
+
+    What is no HTTP is a problem like any other.
+    """
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -73,6 +78,18 @@ class PatientProtocol(H11Protocol):
     def on_response_complete(self) -> None:
         super().on_response_complete()
         self._expect_head()
+
+    def send_400_response(self, msg: str) -> None:
+        problem = Problem(
+            400, "the bytes that came are no request of HTTP/1.1: send one", Connection="close"
+        ).response()
+        events = [
+            h11.Response(status_code=400, headers=problem.raw_headers, reason=HTTPStatus(400).phrase.encode()),
+            h11.Data(data=bytes(problem.body)),
+            h11.EndOfMessage(),
+        ]
+        self.transport.write(b"".join(self.conn.send(event) or b"" for event in events))
+        self.transport.close()
 
     def _expect_head(self) -> None:
         self.loop.call_later(HEAD_PATIENCE, self._give_up, self.cycle)

@@ -5,6 +5,7 @@ import time
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serve.problems import Problem, break_off
 from serve.service import Service
 
 COUNTED = {"/v1/synthesize", "/v1/stream", "/v1/models", "/admin/reload", "/healthz", "/readyz", "/metrics"}
@@ -23,15 +24,20 @@ class Gate:
             return
         watched = _Watched(scope, send, self._service)
         guarded = scope["path"].startswith(("/v1/", "/admin/"))
-        problem = self._service.refusal(scope["path"], Headers(scope=scope)) if guarded else None
+        refusal = self._service.refusal(scope["path"], Headers(scope=scope)) if guarded else None
         try:
-            if problem is not None:
-                await problem.response()(scope, receive, watched)
+            if refusal is not None:
+                await refusal.response()(scope, receive, watched)
             elif guarded:
-                with self._service.counted():
+                async with self._service.counted():
                     await self._app(scope, receive, watched)
             else:
                 await self._app(scope, receive, watched)
+        except Problem as problem:
+            if scope["type"] == "websocket":
+                await break_off(watched, problem)
+            elif not watched.started:
+                await problem.response()(scope, receive, watched)
         finally:
             watched.report()
 
@@ -46,11 +52,12 @@ class _Watched:
         self._began = time.perf_counter()
         self._outcome = "gone"
         self._spoke = False
+        self.started = False  # an answer over HTTP
 
     async def __call__(self, message: Message) -> None:
         kind = message["type"]
         if kind.endswith("response.start"):
-            self._outcome = str(message["status"])
+            self._outcome, self.started = str(message["status"]), True
         elif kind == "websocket.close":
             self._outcome = str(message.get("code", 1000))
         elif not self._spoke and (kind.endswith("response.body") or message.get("bytes")):

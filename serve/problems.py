@@ -1,5 +1,7 @@
 """Errors as a client sees them: application/problem+json (RFC 9457) that names value, rule and remedy."""
 
+import json
+import logging
 from http import HTTPStatus
 from typing import Any
 
@@ -7,9 +9,14 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
+from starlette.types import Send
+from starlette.websockets import WebSocketDisconnect
 
+logger = logging.getLogger("serve")
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER = 1  # s
+_CLOSE_CODES = {408: 1008, 413: 1009, 429: 1013, 500: 1011, 503: 1013}  # RFC 6455 and its registry
+_REFUSED = 1008  # any other
 
 
 class Problem(Exception):  # noqa: N818 -- the word of RFC 9457
@@ -49,6 +56,15 @@ def busy(detail: str) -> Problem:
 
 def unavailable(detail: str) -> Problem:
     return Problem(503, detail, Retry_After=str(RETRY_AFTER))
+
+
+async def break_off(send: Send, problem: Problem) -> None:
+    """Ends a conversation over a WebSocket with a problem, as a JSON message."""
+    try:
+        await send({"type": "websocket.send", "text": json.dumps({**problem.body, "type": "problem"})})
+        await send({"type": "websocket.close", "code": _CLOSE_CODES.get(problem.status, _REFUSED)})
+    except (WebSocketDisconnect, OSError, RuntimeError):
+        logger.debug("the client did not wait for what was wrong")
 
 
 def handle_problems(app: FastAPI) -> None:

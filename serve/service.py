@@ -4,9 +4,9 @@ import asyncio
 import hmac
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, ParamSpec, TypeVar
 
 from starlette.datastructures import Headers
@@ -35,7 +35,7 @@ class Service:
         self.models = Models(config.checkpoints, config.device, config.dtype)
         self.engine = Engine(config.batch, config.queue, threads or cores(), self.metrics)
         self.draining = False
-        self.running = 0  # requests
+        self._running: set[asyncio.Timeout] = set()
         self._decoding = 0  # bodies
         self.reloaded: Callable[[], None] = lambda: None  # is called after a reload that a client asked for
         self._pool = ThreadPoolExecutor(cores(), "codec")
@@ -61,16 +61,36 @@ class Service:
         self.metrics.real_time_factor.observe(factor)
         return factor
 
-    @contextmanager
-    def counted(self) -> Iterator[None]:
-        """While a request runs."""
-        self.running += 1
-        self.metrics.running.set(self.running)
+    @property
+    def running(self) -> int:
+        """Requests."""
+        return len(self._running)
+
+    @asynccontextmanager
+    async def counted(self) -> AsyncIterator[None]:
+        """While a request runs.
+
+        Raises:
+            Problem: 503, it was broken off.
+        """
         try:
-            yield
-        finally:
-            self.running -= 1
-            self.metrics.running.set(self.running)
+            async with asyncio.timeout(None) as scope:
+                self._running.add(scope)
+                self.metrics.running.set(self.running)
+                try:
+                    yield
+                finally:
+                    self._running.discard(scope)
+                    self.metrics.running.set(self.running)
+        except TimeoutError:
+            if not scope.expired():
+                raise
+            raise unavailable("this server stops, and waited in vain for the end of this: try again") from None
+
+    def break_off(self) -> None:
+        """Whatever runs."""
+        for scope in self._running:
+            scope.reschedule(asyncio.get_running_loop().time())
 
     @contextmanager
     def place(self) -> Iterator[None]:

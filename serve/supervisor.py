@@ -35,6 +35,7 @@ class _Place:
 
     threads: int
     process: BaseProcess | None = None
+    processes: int = 0  # that it has had
     started: float = 0.0
     pause: float = 0.0  # before the next one is started
 
@@ -81,6 +82,7 @@ class Supervisor:
     def _stop(self) -> None:
         if self._stop_at is None:
             self._stop_at = time.monotonic() + self._config.grace + _MARGIN
+            self._listening.close()  # the workers' own descriptors remain
         self._tell(signal.SIGTERM)
 
     def _tell(self, number: int) -> None:
@@ -106,7 +108,7 @@ class Supervisor:
         if self._stop_at is not None:
             return
         logger.error("worker %s ended with %s", process.pid, process.exitcode)
-        if process.exitcode == BROKEN:
+        if process.exitcode == BROKEN and place.processes == 1:  # later the others go on, and it is tried again
             self._code = BROKEN
             self._stop()
         short = life < _SHORT_LIFE
@@ -115,9 +117,10 @@ class Supervisor:
     def _start(self, place: _Place) -> None:
         os.environ["OMP_NUM_THREADS"] = str(place.threads)
         place.process = self._context.Process(
-            target=run_under_supervisor, args=(self._config, self._listening, place.threads, place.started > 0)
+            target=run_under_supervisor, args=(self._config, self._listening, place.threads, place.processes > 0)
         )
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # it would end a worker that is not yet ready for it
         place.process.start()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
         place.started = time.monotonic()
+        place.processes += 1

@@ -6,6 +6,7 @@ import logging
 from typing import Any
 
 import numpy as np
+import torch
 from starlette.websockets import WebSocket, WebSocketDisconnect
 from torch import Tensor
 
@@ -14,13 +15,11 @@ from serve.answers import StreamFormat, raw
 from serve.asking import Start, begin, validated
 from serve.decoding import check_length
 from serve.engine import Job
-from serve.problems import ClientGone, Problem
+from serve.problems import ClientGone, Problem, break_off
 from serve.service import Service
 from serve.vocoder import Vocoder
 
 logger = logging.getLogger("serve")
-_CLOSE_CODES = {408: 1008, 413: 1009, 429: 1013, 500: 1011, 503: 1013}  # RFC 6455 and its registry
-_REFUSED = 1008  # any other
 
 
 async def talk(socket: WebSocket, service: Service) -> None:
@@ -30,20 +29,12 @@ async def talk(socket: WebSocket, service: Service) -> None:
         await _converse(socket, service)
         await socket.close()
     except Problem as problem:
-        await _refuse(socket, problem)
+        await break_off(socket.send, problem)
     except (ClientGone, WebSocketDisconnect, TimeoutError):
         return
     except Exception:
         logger.exception("a conversation failed")
-        await _refuse(socket, Problem(500, "the server failed; its log says why"))
-
-
-async def _refuse(socket: WebSocket, problem: Problem) -> None:
-    try:
-        await socket.send_json({**problem.body, "type": "problem"})
-        await socket.close(_CLOSE_CODES.get(problem.status, _REFUSED))
-    except (WebSocketDisconnect, RuntimeError):
-        logger.debug("the client did not wait for what was wrong")
+        await break_off(socket.send, Problem(500, "the server failed; its log says why"))
 
 
 async def _converse(socket: WebSocket, service: Service) -> None:
@@ -53,8 +44,9 @@ async def _converse(socket: WebSocket, service: Service) -> None:
         raise Problem(400, "the conversation begins with frames: send {'type': 'start'} first")
     start = validated(Start, {**message, "format": _format(message)})
     name, vocoder = service.models.find(start.model)
+    heard: list[Tensor] = []
     with service.engine.speak(begin(vocoder, start)) as job:
-        listener = asyncio.create_task(_listen(socket, service, vocoder, job))
+        listener = asyncio.create_task(_listen(socket, service, vocoder, job, heard))
         try:
             async for wav in job.pieces():
                 async with asyncio.timeout(patience):
@@ -62,8 +54,17 @@ async def _converse(socket: WebSocket, service: Service) -> None:
             factor = service.spoken(job, vocoder.sample_rate)
         finally:
             listener.cancel()
-    summary = {"samples": job.stream.samples, "sample_rate": vocoder.sample_rate, "seed": start.seed, "model": name}
-    await socket.send_json({"type": "summary", **summary, "real_time_factor": round(factor, 3)})
+    distance = await service.compute(vocoder.distance, torch.cat(heard, dim=1))
+    summary = {
+        "type": "summary",
+        "samples": job.stream.samples,
+        "sample_rate": vocoder.sample_rate,
+        "seed": start.seed,
+        "model": name,
+        "real_time_factor": round(factor, 3),
+        "distance": None if distance is None else round(distance, 2),
+    }
+    await socket.send_json(summary)
 
 
 def _format(message: dict[str, Any]) -> StreamFormat:
@@ -74,13 +75,14 @@ def _format(message: dict[str, Any]) -> StreamFormat:
     return StreamFormat(wanted)
 
 
-async def _listen(socket: WebSocket, service: Service, vocoder: Vocoder, job: Job) -> None:
+async def _listen(socket: WebSocket, service: Service, vocoder: Vocoder, job: Job, heard: list[Tensor]) -> None:
     """Feeds the job until the end, then watches whether the client stays; an error goes to who waits for the sound."""
     try:
         while not isinstance(message := await _next(socket, service.config.patience), dict):
             mel = _frames(message, vocoder)
             check_length(job.frames + mel.shape[1], vocoder, service.config.max_seconds)
             job.feed(mel)
+            heard.append(mel)
         if message != {"type": "end"}:
             raise Problem(400, "a message is neither frames nor the end: send bytes, or {'type': 'end'}")
         if not job.frames:

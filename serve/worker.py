@@ -1,6 +1,7 @@
 """One server process: uvicorn around the application, and what signals do.
 
-SIGTERM and SIGINT: what runs is finished within the grace period, what comes is refused with 503; once more: at once.
+SIGTERM and SIGINT: what runs is finished within the grace period, or broken off at its end; what comes is refused with
+503; once more: at once.
 SIGHUP: the checkpoints are read again.
 """
 
@@ -24,7 +25,8 @@ from serve.service import Service
 from serve.settings import ServeConfig
 
 BROKEN = 2  # exit code: the models cannot be loaded, and trying again would not help
-_LAST_CALL = 1  # s, for what is still running when the grace period is over
+_LATE = 0.5  # s, for requests that were on their way when the socket was closed
+_LAST_CALL = 1  # s, for what is still running after that
 _TICK = 0.05  # s
 _LOGGING = copy.deepcopy(LOGGING_CONFIG)
 _LOGGING["loggers"] = {
@@ -81,8 +83,16 @@ class _Server(uvicorn.Server):
                 while self._service.running:
                     await asyncio.sleep(_TICK)
         except TimeoutError:
-            pass
+            self._service.break_off()
         self.should_exit = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """uvicorn's, which closes connections on which nothing runs, as late as their requests may come."""
+        for server in self.servers:
+            server.close()
+        if self._service.draining and not self.force_exit:
+            await asyncio.sleep(_LATE)
+        await super().shutdown(sockets)
 
     def _fail(self, error: Exception) -> None:
         self.failure = error

@@ -11,6 +11,7 @@ import httpx
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from websockets.sync.client import connect
 
 from data.bands import measure_bands
 from data.dataset import PreparedCorpus
@@ -102,4 +103,9 @@ def test_a_client_is_told(
         assert told(path, mel) == f"{expected:.2f}"
         assert told(path, mel, "old") is None
     assert told("/v1/stream", toy_utterance(20)) is None
+    with connect(f"{server.url.replace('http', 'ws')}/v1/stream") as socket:
+        for message in (json.dumps({"type": "start"}), mel.T.tobytes(), json.dumps({"type": "end"})):
+            socket.send(message)
+        summary = next(json.loads(said) for said in socket if isinstance(said, str))
+    assert summary["distance"] == pytest.approx(expected, abs=0.005)
     assert server.stop() == 0

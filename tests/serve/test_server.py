@@ -185,7 +185,8 @@ def test_a_conversation_speaks_before_its_end(
         summary = json.loads(socket.recv(30))
     assert_same(np.concatenate(heard), toy_vocoder(mel, seed=9))
     assert summary.pop("real_time_factor") > 0
-    assert summary == {"type": "summary", "samples": 12 * hop, "sample_rate": 8000, "seed": 9, "model": "ada"}
+    whole = {"type": "summary", "samples": 12 * hop, "sample_rate": 8000, "seed": 9, "model": "ada", "distance": None}
+    assert summary == whole
 
 
 def test_neighbours_do_not_change_a_sound(server: Any, toy_vocoder: Vocoder, toy_utterance: Utterance) -> None:
@@ -295,6 +296,16 @@ def test_bytes_that_are_no_http_leave_the_server_alive(server: Any, content: byt
     assert server.process.poll() is None
 
 
+def test_what_is_no_http_is_a_problem(server: Any) -> None:
+    with socket_to(server) as raw:
+        raw.sendall(b"hello, are you there?\r\n\r\n")
+        head, _, body = b"".join(iter(lambda: raw.recv(4000), b"")).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 Bad Request")
+    assert b"content-type: application/problem+json" in head
+    assert json.loads(body)["status"] == 400
+    assert "no request of HTTP" in json.loads(body)["detail"]
+
+
 def test_a_client_that_goes_away_frees_its_place(server: Any, toy_utterance: Utterance) -> None:
     with conversation(server) as socket:
         socket.send(frames(toy_utterance(20)))
@@ -374,11 +385,41 @@ def test_whoever_is_too_many_or_too_late_is_sent_away(
     assert server.end() == 0
 
 
+def test_what_does_not_end_is_broken_off(
+    start_server: Callable[..., Any], toy_student: Path, toy_utterance: Utterance, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """At the end of the grace period, or nobody could ever stop the server."""
+    server = start_server("--checkpoint", toy_student, "--grace", 1, "--token", TOKEN)
+    idle, slow = socket_to(server), socket_to(server)
+    with conversation(server) as talking, idle, slow:
+        talking.send(frames(toy_utterance(20)))
+        hear(talking, 17 * 64)
+        slow.sendall(HEAD + b"Content-Length: 9\r\n\r\n123")
+        server.wait_until(lambda: server.counted("wavenet_running_requests") == 2, "two requests")
+        server.process.send_signal(signal.SIGTERM)
+        said = json.loads(talking.recv(30))
+        assert (said["type"], said["status"]) == ("problem", 503)
+        assert slow.recv(4000).startswith(b"HTTP/1.1 503")
+        with pytest.raises(ConnectionRefusedError):
+            while True:
+                socket_to(server).close()
+        idle.sendall(HEAD + b"Content-Length: 0\r\n\r\n")  # its connection was there before
+        assert idle.recv(4000).startswith(b"HTTP/1.1 503")
+    assert server.end() == 0
+    assert "Traceback" not in capfd.readouterr().err
+
+
 @pytest.mark.slow
 def test_a_worker_that_dies_is_replaced(
-    start_server: Callable[..., Any], toy_student: Path, toy_vocoder: Vocoder, toy_utterance: Utterance
+    start_server: Callable[..., Any],
+    toy_student: Path,
+    toy_vocoder: Vocoder,
+    toy_utterance: Utterance,
+    tmp_path: Path,
 ) -> None:
-    server = start_server("--checkpoint", toy_student, "--workers", 2, "--token", TOKEN, "--patience", 3)
+    """Even where its checkpoint has meanwhile been broken, as soon as that has been mended."""
+    voice = Path(shutil.copytree(toy_student, tmp_path / "voice"))
+    server = start_server("--checkpoint", voice, "--workers", 2, "--token", TOKEN, "--patience", 3)
     mel = toy_utterance(40)
     expected = toy_vocoder(mel, seed=1)
 
@@ -409,4 +450,17 @@ def test_a_worker_that_dies_is_replaced(
         answer = b"".join(iter(lambda: raw.recv(4000), b""))
     assert answer.startswith(b"HTTP/1.1 408")
     assert b"within 3 s" in answer
+
+    weights = voice / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-8])
+    victim, other = workers()
+    os.kill(victim, signal.SIGKILL)
+    server.wait_until(lambda: len(workers()) == 2 and victim not in workers(), "new worker")
+    server.wait_until(lambda: len(workers()) == 1, "end of the new worker")
+    assert workers() == [other]
+    assert speaks()
+    weights.write_bytes(whole)
+    os.kill(other, signal.SIGKILL)
+    server.wait_until(lambda: other not in workers() and speaks(), "speech of a new worker")
     assert server.stop() == 0
