@@ -33,11 +33,13 @@ class Batch:
     left: int  # samples of left context, left_frames * hop: the network reads them, the loss does not
     margin: int  # mel frames beyond the waveform on each side
     f0: Tensor | None = None  # (B, L) of the mel's frames, periods a sample, 0 where unvoiced; None: not measured
+    padding: Tensor | None = None  # (B,) int64, samples of wav before the start of the utterance; None: none of any row
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch with its tensors on `device`."""
-        f0 = None if self.f0 is None else self.f0.to(device)
-        return Batch(self.wav.to(device), self.mel.to(device), self.speaker.to(device), self.left, self.margin, f0)
+        f0, padding = (None if each is None else each.to(device) for each in (self.f0, self.padding))
+        wav, mel, speaker = (each.to(device) for each in (self.wav, self.mel, self.speaker))
+        return Batch(wav, mel, speaker, self.left, self.margin, f0, padding)
 
 
 @dataclass
@@ -50,6 +52,7 @@ class Crop:
     left: int
     margin: int
     f0: npt.NDArray[np.float32] | None = None  # (L,)
+    padding: int = 0  # samples of wav before the start of the utterance
 
 
 @dataclass
@@ -205,13 +208,14 @@ class CropDataset(Dataset[Crop]):
         """The crop whose target begins at frame `start`, its level changed by `gain`."""
         hop, left = self.corpus.mel.hop_length, self.left_frames * self.corpus.mel.hop_length
         begin, end = start * hop - left, (start + self.frames) * hop
+        padding = max(0, -begin)
         inside = self.corpus.pcm(entry)[max(0, begin) : end]
-        wav = from_pcm(np.pad(inside, (max(0, -begin), 0))) * np.float32(self.corpus.gain * gain)
+        wav = from_pcm(np.pad(inside, (padding, 0))) * np.float32(self.corpus.gain * gain)
         frames = np.arange(start - self.left_frames - self.margin, start + self.frames + self.margin)
         frames = frames.clip(0, entry.frames - 1)
         mel = gained_mel(self.corpus.stored_mel(entry)[:, frames], gain, self.corpus.mel)
         f0 = self.corpus.f0_of(entry)
-        return Crop(wav, mel, entry.speaker, left, self.margin, None if f0 is None else f0[frames])
+        return Crop(wav, mel, entry.speaker, left, self.margin, None if f0 is None else f0[frames], padding)
 
     def batch(self, crops: Sequence[Any]) -> Batch:
         """What a loader makes of several crops."""
@@ -253,6 +257,7 @@ def collate(crops: Sequence[Crop]) -> Batch:
         left=crops[0].left,
         margin=crops[0].margin,
         f0=torch.from_numpy(np.stack(contours)) if contours else None,
+        padding=torch.tensor([crop.padding for crop in crops]),
     )
 
 

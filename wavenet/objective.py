@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from data.dataset import Batch
 from wavenet.model import WaveNet
@@ -27,7 +28,8 @@ class TeacherObjective(Objective):
     """-ln p(x_t | x_<t, condition), averaged over the samples after the left context.
 
     In every COLD_START-th step of training the context counts as well. Its first samples have nothing before them, as
-    the first ones that are sampled have not: a teacher that never learnt to begin begins with a crack.
+    the first ones that are sampled have not: a teacher that never learnt to begin begins with a crack. The zeros before
+    an utterance never count: to one that learnt digital silence, the first sample would be all but certain.
 
     A model with pitch reads the F0 that was measured. Its head learns to hear that F0 in the mel by a loss of its own,
     which shares no weight with the other.
@@ -63,8 +65,8 @@ class TeacherObjective(Objective):
         params = self.model(heard, mel, batch.speaker, batch.margin, excitation)[:, left:]
         target = x[:, left:]
         with torch.autocast(x.device.type, enabled=False):
-            nll = -self.model.distribution.log_density(params, target).mean()
-            bits = self.model.distribution.bits(params.detach(), target, self.gain).mean()
+            nll = _mean(-self.model.distribution.log_density(params, target), left, batch.padding)
+            bits = _mean(self.model.distribution.bits(params.detach(), target, self.gain), left, batch.padding)
         loss, terms = nll, {"nll": nll.detach(), "bits": bits}
         if self.model.pitch is not None and batch.f0 is not None:
             counted = slice(
@@ -93,3 +95,11 @@ class TeacherObjective(Objective):
             )
             heard.append(Audition(clip.name, (wav[0] / self.gain).float().cpu().numpy(), self.sample_rate))
         return heard
+
+
+def _mean(values: Tensor, left: int, padding: Tensor | None) -> Tensor:
+    """Of values (B, T - left), those of the samples from `left` on, without the first padding (B,) of each row."""
+    if padding is None:
+        return values.mean()
+    counted = torch.arange(left, left + values.shape[1], device=values.device) >= padding[:, None]  # (B, T - left)
+    return torch.where(counted, values, 0.0).sum() / counted.sum()

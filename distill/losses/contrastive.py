@@ -54,7 +54,7 @@ def other_condition(batch: Batch) -> Batch:
     rolled: dict[str, Any] = {}
     for field in fields(batch):
         value = getattr(batch, field.name)
-        if isinstance(value, Tensor) and field.name != "wav":
+        if isinstance(value, Tensor) and field.name not in ("wav", "padding"):
             rolled[field.name] = _half_a_window_late(value) if alone else value.roll(1, dims=0)
     return replace(batch, **rolled)
 

@@ -41,13 +41,13 @@ def test_outside_the_utterance_the_waveform_is_zero_and_the_mel_repeats_its_edge
     entry = dataset.entries[0]
     wav, mel = prepared.wav(entry), prepared.mel_of(entry)
     first = dataset.crop(entry, 3)
-    assert (first.wav[: 17 * HOP] == 0).all()
+    assert (first.wav[: 17 * HOP] == 0).all() and first.padding == 17 * HOP
     assert np.array_equal(first.wav[17 * HOP :], wav[: 19 * HOP])
     assert (first.mel[:, :19] == mel[:, :1]).all()
     assert np.array_equal(first.mel[:, 19:], mel[:, :21])
     last = dataset.crop(entry, entry.frames - 16)
     assert np.array_equal(last.wav[-HOP:], wav[-HOP:])
-    assert (last.mel[:, -2:] == mel[:, -1:]).all()
+    assert (last.mel[:, -2:] == mel[:, -1:]).all() and last.padding == 0
 
 
 @given(n=st.integers(0, 2**63))
@@ -152,8 +152,12 @@ def test_a_batch_stacks_its_crops(prepared: PreparedCorpus) -> None:
     assert batch.mel.shape == (5, 20, 40)
     assert batch.speaker.dtype == torch.int64
     assert (batch.left, batch.margin) == (20 * HOP, 2)
+    assert batch.padding is not None
+    assert batch.padding.tolist() == [dataset[n].padding for n in range(5)]
     moved = batch.to("meta")
-    assert (moved.wav.device.type, moved.mel.device.type, moved.speaker.device.type) == ("meta",) * 3
+    assert moved.padding is not None
+    tensors = (moved.wav, moved.mel, moved.speaker, moved.padding)
+    assert [tensor.device.type for tensor in tensors] == ["meta"] * 4
     assert (moved.left, moved.margin) == (20 * HOP, 2)
 
 

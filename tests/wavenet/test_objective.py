@@ -56,3 +56,23 @@ def test_the_context_counts_in_some_steps_of_training_and_never_in_validation(
     assert [step for step, whole in enumerate(counted) if whole] == [0, COLD_START]
     model.eval()
     assert objective(late, 0).loss == objective(late, 1).loss != objective(batch, 0).loss
+
+
+@pytest.mark.parametrize("kind", OutputKind)
+def test_the_zeros_before_an_utterance_are_read_and_never_count(
+    make_wavenet: Callable[..., WaveNet], batch: Batch, kind: OutputKind
+) -> None:
+    """Digital silence is so likely that a teacher which learnt it would begin with a burst."""
+    model = make_wavenet(kind, dtype=torch.float32)
+    padding = torch.tensor([HOP + 3, 0])
+    before = torch.arange(batch.wav.shape[1]) < padding[:, None]  # (B, T)
+    late = replace(batch, wav=batch.wav.masked_fill(before, 0.0), left=2 * HOP, padding=padding)
+    terms = TeacherObjective(model, 1.0, 8000, [])(late, COLD_START).terms
+    with torch.no_grad():
+        x = model.distribution.quantise(late.wav)
+        params = model(x, late.mel, late.speaker)
+        nll = -model.distribution.log_density(params, x)
+        bits = model.distribution.bits(params, x)
+    torch.testing.assert_close(terms["nll"], nll[~before].mean())
+    torch.testing.assert_close(terms["bits"], bits[~before].mean())
+    torch.testing.assert_close(TeacherObjective(model, 1.0, 8000, [])(late, 1).terms["nll"], nll[:, 2 * HOP :].mean())

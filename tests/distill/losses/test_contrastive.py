@@ -66,8 +66,9 @@ def test_every_clip_takes_the_whole_condition_of_one_other_clip(three: Batch) ->
 
 
 def test_the_waveform_and_the_alignment_stay(three: Batch) -> None:
+    three = replace(three, padding=torch.arange(3))
     other = other_condition(three)
-    assert other.wav is three.wav
+    assert other.wav is three.wav and other.padding is three.padding
     assert (other.left, other.margin) == (three.left, three.margin)
 
 
