@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wavenet.conditioning import Conditioner, check_condition
@@ -68,6 +69,7 @@ class WaveNet(nn.Module):
         speaker: Tensor | None = None,
         margin: int = 0,
         excitation: Tensor | None = None,
+        dropout: float = 0.0,
     ) -> Tensor:
         """Parameters of every sample given those before it.
 
@@ -78,6 +80,8 @@ class WaveNet(nn.Module):
             margin: mel frames on each side beyond the waveform. With `conditioning.MARGIN` of them a
                 crop's parameters equal those of the whole clip.
             excitation: (B, T, 3), if the model reads one; by default that of the pitch which it hears in the mel.
+            dropout: share of the samples that the network does not get to read in training; the others are read so much
+                louder that the sum over them keeps its mean.
 
         Returns:
             (B, T, P), float32 or wider
@@ -87,7 +91,8 @@ class WaveNet(nn.Module):
         cond = self.conditioner(mel, speaker)
         if excitation is None:
             excitation = self.excite(mel, margin=margin)
-        params = self.network(self.distribution.embed(x), cond, margin * hop, excitation)
+        heard = F.dropout(self.distribution.embed(x), dropout, self.training)
+        params = self.network(heard, cond, margin * hop, excitation)
         return params if params.dtype == torch.float64 else params.float()
 
     def excite(self, mel: Tensor | None, f0: Tensor | None = None, margin: int = 0) -> Tensor | None:

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from data.dataset import Batch
@@ -61,8 +60,7 @@ class TeacherObjective(Objective):
         x = self.model.distribution.quantise(batch.wav)
         mel = batch.mel if self.model.config.n_mels else None
         excitation = self.model.excite(mel, batch.f0, batch.margin)
-        heard = F.dropout(x, self.input_dropout, self.model.training)
-        params = self.model(heard, mel, batch.speaker, batch.margin, excitation)[:, left:]
+        params = self.model(x, mel, batch.speaker, batch.margin, excitation, self.input_dropout)[:, left:]
         target = x[:, left:]
         with torch.autocast(x.device.type, enabled=False):
             nll = _mean(-self.model.distribution.log_density(params, target), left, batch.padding)

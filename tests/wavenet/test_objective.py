@@ -27,15 +27,16 @@ def test_input_dropout_hides_samples_from_the_network_and_none_from_the_likeliho
     model = make_wavenet(kind, dtype=torch.float32)
     objective = TeacherObjective(model, 1.0, 8000, [], input_dropout=0.5)
     heard = []
-    model.register_forward_pre_hook(lambda module, inputs: heard.append(inputs[0]))
+    model.network.register_forward_pre_hook(lambda module, inputs: heard.append(inputs[0]))
     bits = objective(batch, 0).terms["bits"]
     (read,) = heard
     x = model.distribution.quantise(batch.wav)
+    embedded = model.distribution.embed(x)
     hidden = read == 0
     assert 0.3 < hidden.float().mean() < 0.7
-    torch.testing.assert_close(read[~hidden], 2 * x[~hidden])  # so that the sum over inputs keeps its mean
+    torch.testing.assert_close(read[~hidden], 2 * embedded[~hidden])  # so that the sum over inputs keeps its mean
     with torch.no_grad():
-        params = model(read, batch.mel, batch.speaker)
+        params = model.network(read, model.conditioner(batch.mel, batch.speaker))
     torch.testing.assert_close(bits, model.distribution.bits(params, x).mean())
 
 
