@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 
 from wavenet.kernels import reference
 from wavenet.kernels.backend import forced_backend
-from wavenet.kernels.native import CLong, address, bfloat16_wanted, loaded
+from wavenet.kernels.native import CLong, address, bfloat16_wanted, loaded, needs_gradient
 
 WIDEST = 512  # channels, as in csrc/units.h
 LANES, MOST_TAPS = 16, 3
@@ -62,7 +62,7 @@ def residual_layer(
     )
     tensors = (x, skips, weight, framed, out_weight, out_bias)
     y, skips_out = _ResidualLayer.apply(  # type: ignore[no-untyped-call]
-        shape, *(None if t is None else t.float().contiguous() for t in tensors)
+        shape, needs_gradient(tensors), *(None if t is None else t.float().contiguous() for t in tensors)
     )
     return y.to(x.dtype), skips_out if S else None
 
@@ -72,6 +72,7 @@ class _ResidualLayer(torch.autograd.Function):
     def forward(
         ctx: Any,
         shape: Shape,
+        training: bool,
         x: Tensor,
         skips: Tensor | None,
         weight: Tensor,
@@ -82,7 +83,6 @@ class _ResidualLayer(torch.autograd.Function):
         B, T, C = x.shape
         G, S, taps = shape.gate, shape.skip, shape.taps
         y, skips_out = torch.empty_like(x), x.new_empty(B, T, S)
-        training = any(ctx.needs_input_grad)
         pre = _operand(shape, B, T, 2 * G) if training else None
         conv = pack(weight, shape.half, taps, C, 2 * G, tap_stride=C, k_stride=1, n_stride=taps * C)
         out = pack(out_weight, shape.half, 1, G, C + S, tap_stride=0, k_stride=1, n_stride=G)
@@ -107,7 +107,7 @@ class _ResidualLayer(torch.autograd.Function):
         conv = pack(weight, shape.half, taps, 2 * G, C, tap_stride=C, k_stride=taps * C, n_stride=1)
         out = pack(out_weight, shape.half, 1, C + S, G, tap_stride=0, k_stride=G, n_stride=1)
         sizes = (weight.numel(), out_weight.numel(), C + S)
-        sums = x.new_zeros(shape.threads, sum(sizes)) if any(ctx.needs_input_grad[i] for i in (3, 5, 6)) else None
+        sums = x.new_zeros(shape.threads, sum(sizes)) if any(ctx.needs_input_grad[i] for i in (4, 6, 7)) else None
         around = x.new_zeros(B * loaded().layer_units(ctypes.byref(shape)), 2, 2 * G)
         x_grad, framed_grad = torch.empty_like(x), torch.empty_like(framed)
         pre_grad = _operand(shape, B, T + reach, 2 * G)
@@ -115,12 +115,12 @@ class _ResidualLayer(torch.autograd.Function):
             ctypes.byref(shape),
             *map(address, (x, y_grad, skips_grad, conv, out, framed, pre, pre_grad, around, sums, x_grad, framed_grad)),
         )
-        skips_grad = skips_grad if ctx.needs_input_grad[2] else None
+        skips_grad = skips_grad if ctx.needs_input_grad[3] else None
         if sums is None:
-            return None, x_grad, skips_grad, None, framed_grad, None, None
+            return None, None, x_grad, skips_grad, None, framed_grad, None, None
         weight_grad, out_weight_grad, out_bias_grad = sums.sum(dim=0).split(sizes)
-        out_weight_grad = out_weight_grad.view_as(out_weight)
-        return None, x_grad, skips_grad, weight_grad.view_as(weight), framed_grad, out_weight_grad, out_bias_grad
+        weight_grads = weight_grad.view_as(weight), framed_grad, out_weight_grad.view_as(out_weight), out_bias_grad
+        return None, None, x_grad, skips_grad, *weight_grads
 
 
 def _operand(shape: Shape, *sizes: int) -> Tensor:

@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 
 from wavenet.kernels import reference
 from wavenet.kernels.backend import forced_backend
-from wavenet.kernels.native import CLong, address, loaded
+from wavenet.kernels.native import CLong, address, loaded, needs_gradient
 
 MOST_COMPONENTS = 256  # sixteen mixtures lie on a thread's stack, 1 KB a component
 
@@ -42,7 +42,8 @@ def logistic_mixture_cross_entropy(
     tensors = (logits, means, log_scales, loc, log_scale, draws)
     if not _has(tensors):
         return reference.logistic_mixture_cross_entropy(*tensors, half_bin)
-    return _CrossEntropy.apply(half_bin, *(tensor.contiguous() for tensor in tensors))  # type: ignore[no-untyped-call]
+    inputs = (tensor.contiguous() for tensor in tensors)
+    return _CrossEntropy.apply(half_bin, needs_gradient(tensors[:-1]), *inputs)  # type: ignore[no-untyped-call]
 
 
 def _has(tensors: Sequence[Tensor]) -> bool:
@@ -88,10 +89,10 @@ class _LogDensity(torch.autograd.Function):
 
 class _CrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, half_bin: float, *inputs: Tensor) -> Tensor:
+    def forward(ctx: Any, half_bin: float, training: bool, *inputs: Tensor) -> Tensor:
         logits, loc, draws = inputs[0], inputs[3], inputs[-1]
         out = torch.empty_like(loc)
-        slopes = [torch.empty_like(tensor) for tensor in inputs[:-1]] if any(ctx.needs_input_grad) else []
+        slopes = [torch.empty_like(tensor) for tensor in inputs[:-1]] if training else []
         shape = _shape(logits, draws, half_bin)
         loaded().mixture_cross_entropy(ctypes.byref(shape), _addresses(inputs), address(out), _addresses(slopes))
         ctx.save_for_backward(*slopes)
@@ -101,7 +102,8 @@ class _CrossEntropy(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         components, student = ctx.saved_tensors[:3], ctx.saved_tensors[3:]
-        return None, *(grad[..., None] * slope for slope in components), *(grad * slope for slope in student), None
+        components, student = [grad[..., None] * slope for slope in components], [grad * slope for slope in student]
+        return None, None, *components, *student, None
 
 
 def _shape(logits: Tensor, values: Tensor, half_bin: float) -> Shape:

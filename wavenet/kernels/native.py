@@ -18,6 +18,7 @@ import shutil
 import subprocess
 import tempfile
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -37,9 +38,24 @@ CLong = ctypes.c_long
 
 
 def address(tensor: Tensor | None) -> ctypes.c_void_p:
-    """Where a contiguous tensor's numbers lie; the null pointer for None."""
-    assert tensor is None or tensor.is_contiguous()
-    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
+    """Where a contiguous tensor's numbers lie; the null pointer for None.
+
+    Raises:
+        ValueError: a tensor that C cannot read.
+    """
+    if tensor is None:
+        return ctypes.c_void_p(None)
+    if not (tensor.is_cpu and tensor.is_contiguous()):
+        raise ValueError(
+            f"a tensor {tuple(tensor.shape)} is on {tensor.device} with strides {tensor.stride()}; the C kernels read "
+            "contiguous memory of the CPU: move all of a kernel's tensors to one device"
+        )
+    return ctypes.c_void_p(tensor.data_ptr())
+
+
+def needs_gradient(tensors: Iterable[Tensor | None]) -> bool:
+    """Whether a backward pass may follow: parameters ask for gradients also where nobody computes any."""
+    return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
 
 
 def bfloat16_wanted(weight: Tensor) -> bool:

@@ -5,6 +5,7 @@ from itertools import product
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from wavenet.kernels import ops, use_backend
 
@@ -176,9 +177,25 @@ def test_nothing_in_nothing_out(batch, length):
     assert all((t.grad == 0).all() for t in tensors.values())
 
 
-def test_no_gradient_keeps_nothing():
-    tensors = problem()
-    sizes = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.numel()) or t, lambda t: t):
+class Made(TorchDispatchMode):
+    """The shapes of all tensors that are made within."""
+
+    def __init__(self):
+        super().__init__()
+        self.shapes = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        self.shapes += [made.shape] if isinstance(made, torch.Tensor) else []
+        return made
+
+
+@pytest.mark.parametrize("without", [torch.no_grad, torch.inference_mode])
+def test_without_gradients_no_pre_activation_is_made_also_of_parameters(without):
+    tensors = {name: tensor.requires_grad_() for name, tensor in problem(gate=48).items()}
+    pre = tensors["x"].shape[:2] + tensors["bias"].shape
+    with Made() as training:
         ops.residual_layer(*tensors.values(), 3, HOP)
-    assert not sizes
+    with without(), Made() as speaking:
+        ops.residual_layer(*tensors.values(), 3, HOP)
+    assert pre in training.shapes and pre not in speaking.shapes

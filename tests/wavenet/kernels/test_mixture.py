@@ -201,6 +201,24 @@ def test_every_subset_of_gradients_is_that_of_all(op):
                 assert all(torch.equal(grad, slopes[i]) for i, grad in zip(subset, grads, strict=True))
 
 
+@pytest.mark.parametrize("without", [torch.no_grad, torch.inference_mode])
+def test_without_gradients_none_is_computed_also_of_parameters(without, monkeypatch):
+    asked = []
+
+    def addresses(tensors):
+        asked.append(len(tensors))
+        return given(tensors)
+
+    given = cpu_mixture._addresses
+    monkeypatch.setattr(cpu_mixture, "_addresses", addresses)
+    inputs = [tensor.requires_grad_() for tensor in problem(OPS[1], (19,), 3, 4)]
+    value = ops.logistic_mixture_cross_entropy(*inputs, HALF_BIN)
+    with without():
+        again = ops.logistic_mixture_cross_entropy(*inputs, HALF_BIN)
+    assert asked == [6, 5, 6, 0]  # inputs, and places for their gradients
+    torch.testing.assert_close(again, value.detach(), rtol=1e-6, atol=1e-6)
+
+
 @pytest.mark.parametrize("op", OPS)
 @pytest.mark.parametrize("which", range(4))
 def test_what_is_not_a_number_shows(op, which):

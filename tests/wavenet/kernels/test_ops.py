@@ -1,11 +1,12 @@
 """Which backend computes a kernel, and what is refused before one does."""
 
+from contextlib import nullcontext
 from inspect import signature
 
 import pytest
 import torch
 
-from wavenet.kernels import Backend, cpu_gate, cpu_layer, ops, reference, use_backend
+from wavenet.kernels import Backend, cpu_gate, cpu_layer, native, ops, reference, use_backend
 from wavenet.kernels.backend import best_backend, forced_backend
 
 # B = 2, T = 12, C = 16, 2G = 32, S = 16, taps 2; three frames of hop 4.
@@ -127,3 +128,22 @@ def test_a_compiled_function_is_one_graph_of_the_backend_that_it_was_compiled_un
     with use_backend("reference"):
         expected = ops.gated_activation(hidden, None, frames, 4)
         assert torch.equal(compiled(hidden, None, frames, 4), expected)
+
+
+@pytest.mark.parametrize(
+    ("op", "name"),
+    [*(("gated_activation", name) for name in GATE), *(("residual_layer", name) for name in LAYER)],
+)
+@pytest.mark.parametrize("backend", [None, "native"])
+def test_c_is_given_no_address_of_another_device(op, name, backend):
+    """The numbers of a tensor on `meta` lie nowhere."""
+    shapes, numbers = CALLS[op]
+    tensors = {key: torch.randn(shape, device="meta" if key == name else "cpu") for key, shape in shapes.items()}
+    with pytest.raises((ValueError, RuntimeError)), use_backend(backend) if backend else nullcontext():
+        getattr(ops, op)(**tensors, **numbers)
+
+
+def test_an_address_is_one_of_contiguous_memory_of_the_cpu():
+    for tensor, what in ((torch.zeros(2, 3, device="meta"), "on meta"), (torch.zeros(3, 2).mT, "strides")):
+        with pytest.raises(ValueError, match=rf"\(2, 3\).*{what}.*contiguous memory of the CPU"):
+            native.address(tensor)
