@@ -10,6 +10,7 @@ import asyncio
 import io
 import json
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self, TypeAlias
 
@@ -18,10 +19,13 @@ import numpy as np
 import websockets.asyncio.client
 import websockets.sync.client
 from numpy.typing import NDArray
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 Wave = NDArray[np.float32]
 Mel = NDArray[np.floating[Any]]
 Given: TypeAlias = "Mel | str | Path | bytes"  # a mel (M, L), the path of a sound file, or its content
+
+_Socket: TypeAlias = websockets.asyncio.client.ClientConnection
 
 _SAMPLE = 4  # bytes
 END = json.dumps({"type": "end"})
@@ -79,16 +83,23 @@ class Client:
                 yield _samples(whole)
 
     def speak(self, mels: Iterable[Mel], **voice: Any) -> Iterator[Wave]:
-        """The waveform of a mel that comes in chunks (M, n), over a WebSocket, as it becomes certain."""
-        with websockets.sync.client.connect(
-            _socket_url(self._url), additional_headers=_headers(self._token), compression=None, max_size=None
-        ) as socket:
-            socket.send(_start(voice))
-            for mel in mels:
-                socket.send(_frames(mel))
-                while (said := _at_once(socket)) is not None:
-                    yield _said(said)
-            socket.send(END)
+        """The waveform of a mel that comes in chunks (M, n), over a WebSocket, as it becomes certain.
+
+        Raises:
+            ServerError: it was refused, or broken off.
+            TimeoutError, OSError, ConnectionClosed of websockets: the server is silent, or cannot be reached any more.
+        """
+        with (
+            _refusals(),
+            websockets.sync.client.connect(**_socket(self._url, self._token, self._timeout)) as socket,
+        ):
+            with suppress(ConnectionClosed):  # what the server said before is still to be heard
+                socket.send(_start(voice))
+                for mel in mels:
+                    socket.send(_frames(mel))
+                    while (said := _at_once(socket)) is not None:
+                        yield _said(said)
+                socket.send(END)
             while isinstance(said := socket.recv(self._timeout), bytes):
                 yield _said(said)
             _said(said)
@@ -135,17 +146,38 @@ class AsyncClient:
 
     async def speak(self, mels: AsyncIterable[Mel], **voice: Any) -> AsyncIterator[Wave]:
         """See `Client.speak`."""
-        async with websockets.asyncio.client.connect(
-            _socket_url(self._url), additional_headers=_headers(self._token), compression=None, max_size=None
-        ) as socket:
-            await socket.send(_start(voice))
-            feeding = asyncio.create_task(_feed(socket, mels))
-            try:
-                while isinstance(said := await socket.recv(), bytes):
-                    yield _said(said)
-                _said(said)
-            finally:
-                feeding.cancel()
+        with _refusals():
+            async with websockets.asyncio.client.connect(**_socket(self._url, self._token, self._timeout)) as socket:
+                feeding = asyncio.create_task(self._feed(socket, mels, _start(voice)))
+                try:
+                    while isinstance(said := await self._next(socket, feeding), bytes):
+                        yield _said(said)
+                    _said(said)
+                finally:
+                    feeding.cancel()
+
+    async def _feed(self, socket: _Socket, mels: AsyncIterable[Mel], start: str) -> None:
+        async def send(message: str | bytes) -> None:
+            async with asyncio.timeout(self._timeout):
+                await socket.send(message)
+
+        with suppress(ConnectionClosed):
+            await send(start)
+            async for mel in mels:
+                await send(_frames(mel))
+            await send(END)
+
+    async def _next(self, socket: _Socket, feeding: asyncio.Task[None]) -> str | bytes:
+        """The next message, or what feeding raises. While the caller feeds, the server may be silent."""
+        receiving = asyncio.create_task(socket.recv())
+        try:
+            await asyncio.wait({receiving, feeding}, return_when=asyncio.FIRST_COMPLETED)
+            if feeding.done():
+                feeding.result()
+            async with asyncio.timeout(self._timeout):
+                return await receiving
+        finally:
+            receiving.cancel()
 
     async def models(self) -> list[dict[str, Any]]:
         """See `Client.models`."""
@@ -161,12 +193,6 @@ class AsyncClient:
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
-
-
-async def _feed(socket: websockets.asyncio.client.ClientConnection, mels: AsyncIterable[Mel]) -> None:
-    async for mel in mels:
-        await socket.send(_frames(mel))
-    await socket.send(END)
 
 
 def _at_once(socket: websockets.sync.client.ClientConnection) -> str | bytes | None:
@@ -201,8 +227,25 @@ def _headers(token: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"} if token else {}
 
 
-def _socket_url(url: str) -> str:
-    return "ws" + url.removeprefix("http").rstrip("/") + "/v1/stream"
+def _socket(url: str, token: str, timeout: float) -> dict[str, Any]:
+    """Of both kinds of `connect`."""
+    return {
+        "uri": "ws" + url.removeprefix("http").rstrip("/") + "/v1/stream",
+        "additional_headers": _headers(token),
+        "open_timeout": timeout,
+        "compression": None,
+        "max_size": None,
+    }
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """What refuses a handshake is a ServerError like any other."""
+    try:
+        yield
+    except InvalidStatus as refused:
+        answer = refused.response
+        raise _error(answer.status_code, bytes(answer.body or b""), answer.headers.get("Retry-After")) from None
 
 
 def _said(message: str | bytes) -> Wave:
@@ -211,19 +254,22 @@ def _said(message: str | bytes) -> Wave:
         return _samples(message)
     body = json.loads(message)
     if body["type"] == "problem":
-        raise ServerError(body["status"], body["detail"])
+        raise ServerError(body["status"], body["detail"], body.get("retry_after"))
     return _samples(b"")
 
 
 def _check(answer: httpx.Response) -> None:
-    if answer.is_success:
-        return
+    if not answer.is_success:
+        raise _error(answer.status_code, answer.content, answer.headers.get("Retry-After"))
+
+
+def _error(status: int, content: bytes, after: str | None) -> ServerError:
+    """Of a problem, or of what a proxy says instead."""
     try:
-        detail = str(answer.json()["detail"])
+        detail = str(json.loads(content)["detail"])
     except (ValueError, KeyError, TypeError):
-        detail = answer.text[:200]
-    after = answer.headers.get("Retry-After")
-    raise ServerError(answer.status_code, detail, None if after is None else float(after))
+        detail = content[:200].decode(errors="replace")
+    return ServerError(status, detail, float(after) if after and after.isdecimal() else None)
 
 
 def _split(content: bytes) -> tuple[bytes, bytes]:

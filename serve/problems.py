@@ -60,8 +60,9 @@ def unavailable(detail: str) -> Problem:
 
 async def break_off(send: Send, problem: Problem) -> None:
     """Ends a conversation over a WebSocket with a problem, as a JSON message."""
+    after = {"retry_after": int(problem.headers["Retry-After"])} if "Retry-After" in problem.headers else {}
     try:
-        await send({"type": "websocket.send", "text": json.dumps({**problem.body, "type": "problem"})})
+        await send({"type": "websocket.send", "text": json.dumps({**problem.body, **after, "type": "problem"})})
         await send({"type": "websocket.close", "code": _CLOSE_CODES.get(problem.status, _REFUSED)})
     except (WebSocketDisconnect, OSError, RuntimeError):
         logger.debug("the client did not wait for what was wrong")
