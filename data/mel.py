@@ -169,6 +169,8 @@ def check_mel(mel: Tensor | npt.NDArray[np.floating], config: MelConfig) -> None
         raise MelError(f"a mel has the shape ({M}, L), not {shape}: it looks transposed; give mel.T")
     if shape[-2] != M:
         raise MelError(f"a mel needs {M} bands, not {shape[-2]} (shape {shape}); use the MelConfig of the checkpoint")
+    if shape[0] == 0:
+        raise MelError(f"a batch of zero mels (shape {shape}) says nothing; give at least one")
     if shape[-1] == 0:
         raise MelError(f"the mel has zero frames (shape {shape}); give at least one")
     floating = mel.is_floating_point() if isinstance(mel, Tensor) else np.issubdtype(mel.dtype, np.floating)
@@ -203,13 +205,12 @@ def load_mel(path: str | os.PathLike[str], config: MelConfig) -> npt.NDArray[np.
     if not path.is_file():
         raise MelError(f"{path}: there is no such file; check the path")
     try:
-        mel = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+        with path.open("rb") as file:
+            mel = np.lib.format.read_array(file, allow_pickle=False)
+    except Exception as error:  # a damaged header raises whatever Python's tokenizer, its parser or malloc do
         raise MelError(
             f"{path}: not a plain .npy array ({error}); save it with np.save(path, mel.astype(np.float32))"
         ) from error
-    if not isinstance(mel, np.ndarray):  # a zip of arrays
-        raise MelError(f"{path}: an archive of arrays (.npz), not one; save it with np.save")
     if mel.ndim == 3 and len(mel) == 1:
         mel = mel[0]
     if mel.ndim != 2:
