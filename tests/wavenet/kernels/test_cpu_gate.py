@@ -160,3 +160,17 @@ def test_the_backward_pass_keeps_nothing_but_the_inputs():
     with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.numel()) or t, lambda t: t):
         ops.gated_activation(tensors[0].requires_grad_(), *tensors[1:], HOP)
     assert sorted(sizes) == sorted([tensors[0].numel(), tensors[2].numel()])
+
+
+def test_near_nothing_a_gate_of_bfloat16_is_as_exact_as_its_type():
+    """In silence gates are small: an error that does not shrink with them would be all that is left."""
+    size = torch.logspace(-6, 1, 4000).bfloat16()
+    filters, gates = torch.cat([-size, torch.zeros(192), size]), torch.linspace(-3, 3, 8192).bfloat16()
+    hidden = torch.stack([filters, gates], dim=1).reshape(1, -1, 16, 2).mT.reshape(1, -1, 32)
+    (ours,), (exact,) = (
+        solved(backend, [hidden, None, None], HOP, 0, dtype, wanted=(True, False, False))[:1]
+        for backend, dtype in (("native", None), ("reference", torch.float64))
+    )
+    rounding = 1e-7  # of numbers around 1, in float32
+    assert ((ours - exact).abs() <= 3e-3 * exact.abs() + rounding).all()  # half a unit in the last place is 2e-3
+    assert not ours[hidden[..., :16] == 0].any()

@@ -1,12 +1,6 @@
 /* Matrices as operand b of a product: blocks of sixteen columns, in each the words of all taps in order. */
 #include "product.h"
 
-INLINE bf16 to_bf16(float x) { /* to nearest even */
-    uint32_t bits;
-    memcpy(&bits, &x, 4);
-    return (bf16)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
-}
-
 /* Matrices w (taps, k, n), with these strides, in floats. */
 void pack(word *y, const float *w, long taps, long k, long n, long tap_stride, long k_stride, long n_stride,
           long half) {

@@ -17,6 +17,12 @@ INLINE float bf16_to_float(bf16 x) {
     return y;
 }
 
+INLINE bf16 to_bf16(float x) { /* to nearest even; what is no number stays none */
+    uint32_t bits;
+    memcpy(&bits, &x, 4);
+    return x != x ? 0x7fc0 : (bf16)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
 #include <immintrin.h>
 
@@ -44,6 +50,7 @@ INLINE void store_bf16(bf16 *p, vec x) {
     __m512i bits = _mm512_castps_si512(x);
     __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
     bits = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+    bits = _mm512_mask_mov_epi32(bits, _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), _mm512_set1_epi32(0x7fc00000));
     _mm256_storeu_si256((__m256i *)p, _mm512_cvtepi32_epi16(_mm512_srli_epi32(bits, 16)));
 #endif
 }
@@ -93,10 +100,8 @@ INLINE vec load_bf16(const bf16 *p) {
     return (vec)bits;
 }
 INLINE void store_bf16(bf16 *p, vec x) {
-    for (int i = 0; i < LANES; i++) {
-        uint32_t bits = (uint32_t)((ivec)x)[i];
-        p[i] = (bf16)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
-    }
+    for (int i = 0; i < LANES; i++)
+        p[i] = to_bf16(x[i]);
 }
 #endif
 
@@ -123,13 +128,14 @@ INLINE vec exp2_(vec x) {
     return scale2(y, whole);
 }
 
-/* The same to 8e-5: half a unit in the last place of a bfloat16 is 2e-3. */
+/* The same to 2e-4, and so that 2^f - 1 is right to 5e-4 however small f is: half a unit in the last place of a bfloat16
+   is 2e-3. */
 INLINE vec exp2_coarse(vec x) {
     vec whole = round_(x), f = x - whole;
-    vec y = splat(5.517166852953095e-2f);
-    y = fma_(y, f, splat(2.426111251115799e-1f));
-    y = fma_(y, f, splat(6.932609677314758e-1f));
-    y = fma_(y, f, splat(9.999280571937561e-1f));
+    vec y = splat(5.55041069e-2f);
+    y = fma_(y, f, splat(2.42028890e-1f));
+    y = fma_(y, f, splat(6.93178271e-1f));
+    y = fma_(y, f, splat(1.0f));
     return scale2(y, whole);
 }
 
