@@ -27,7 +27,10 @@ from torch import Tensor
 DTYPES = (torch.float32, torch.bfloat16)
 
 _SOURCES = Path(__file__).parent / "csrc"
-_FLAGS = ("-O3", "-march=native", "-std=gnu11", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-fPIC", "-shared")
+_FLAGS = (
+    *("-O3", "-march=native", "-std=gnu11", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-fPIC", "-shared"),
+    "-fno-strict-aliasing",  # a word of a product is one float or two bfloat16
+)
 
 
 class NativeBuildWarning(RuntimeWarning):
@@ -69,7 +72,7 @@ def library() -> ctypes.CDLL | None:
     """The compiled kernels; None where they cannot be built, with a warning that says why."""
     try:
         return ctypes.CDLL(str(_built()))
-    except (OSError, RuntimeError, subprocess.SubprocessError) as error:  # RuntimeError: a user without a home
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:  # RuntimeError: no home, or no command in CC
         output = getattr(error, "stderr", "") or ""
         warnings.warn(
             f"the C kernels cannot be built ({error}{output[-500:]}); PyTorch computes them, several times slower. "
@@ -97,7 +100,11 @@ def path(half: bool) -> str:
 
 def _built() -> Path:
     """The shared library for these sources, this compiler and this processor, built unless it lies in the cache."""
-    compiler = shlex.split(os.environ.get("CC") or "gcc")
+    named = os.environ.get("CC", "").strip() or "gcc"
+    try:
+        compiler = shlex.split(named)
+    except ValueError as error:
+        raise RuntimeError(f"CC is {named!r}: {error}. ") from error
     if shutil.which(compiler[0]) is None:
         raise FileNotFoundError(f"no compiler {compiler[0]!r} on the PATH. ")
     sources = sorted(path for path in _SOURCES.iterdir() if path.suffix in (".c", ".h"))

@@ -77,6 +77,7 @@ def compiler(tmp_path):
     ("variables", "reason"),
     [
         ({"CC": "nonsense -O3"}, "no compiler 'nonsense' on the PATH"),
+        ({"CC": "gcc'"}, 'CC is "gcc\'": No closing quotation'),
         ({"CC": None, "PATH": ""}, "no compiler 'gcc' on the PATH"),
         ({"CC": "/bin/false"}, "non-zero exit status 1"),
         ({"XDG_CACHE_HOME": "/dev/null"}, "Not a directory"),
@@ -104,6 +105,14 @@ def test_a_user_without_a_home_is_told_so(monkeypatch):
     monkeypatch.setattr(Path, "home", homeless)
     with pytest.warns(native.NativeBuildWarning, match="home directory.*XDG_CACHE_HOME"):
         assert native.library.__wrapped__() is None
+
+
+@pytest.mark.parametrize("blank", ["", " "])
+def test_a_blank_name_of_a_compiler_means_gcc(blank, monkeypatch):
+    monkeypatch.setenv("CC", blank)
+    built = native._built()
+    monkeypatch.setenv("CC", "gcc")
+    assert native._built() == built
 
 
 def test_a_forced_backend_does_not_fall_back(tmp_path):
