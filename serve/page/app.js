@@ -11,7 +11,7 @@ const pictures = { original: new Picture($("original")), voice: new Picture($("v
 const plays = { original: $("original").querySelector(".play"), voice: $("voice").querySelector(".play") };
 const sounds = { original: null, voice: null };
 let models = [];
-let context, player, given, body, range, recording, speaking, arrive;
+let context, player, given, body, range, recording, asking, speaking, arrive;
 const arrived = new Promise((resolve) => (arrive = resolve));
 
 const seconds = (value) => `${value.toFixed(1)} s`;
@@ -124,6 +124,7 @@ async function give(blob, title) {
 }
 
 async function toggleRecording() {
+  if (asking) return; // the button keeps the focus, which a disabled one loses
   forgive();
   if (recording) {
     const { stop, timer } = recording;
@@ -135,11 +136,14 @@ async function toggleRecording() {
     return;
   }
   stopAll();
+  asking = true;
   try {
     recording = await record();
   } catch (error) {
     complain("sound", error.message);
     return;
+  } finally {
+    asking = false;
   }
   const began = performance.now();
   const tell = () => ($("record").textContent = `Stop ${seconds((performance.now() - began) / 1000)}`);
@@ -186,7 +190,7 @@ async function hear(answer, name) {
   sounds.voice = sound;
   $("name").textContent = name;
   $("save").hidden = true;
-  warn(answer.headers.get("X-Distance"));
+  warn(answer.headers.get("X-Distance"), name);
   pictures.voice.show(sound, range);
   player.play(sound, 0);
   const read = pcmReader();
@@ -220,11 +224,11 @@ function finish(sound, name) {
   say(`Spoken: ${seconds(sound.seconds)}.`);
 }
 
-function warn(distance) {
+function warn(distance, name) {
   $("far").hidden = !(Number(distance) > 1);
   if (!$("far").hidden) {
     $("far").textContent =
-      `This sound is far from what ${chosen().name} was trained on (${Number(distance).toFixed(1)} times the usual ` +
+      `This sound is far from what ${name} was trained on (${Number(distance).toFixed(1)} times the usual ` +
       "limit). It speaks as well as it can.";
   }
 }

@@ -58,6 +58,20 @@ ReadableStreamDefaultReader.prototype.read = function () {
   return ++pieces > 1 ? Promise.reject(new TypeError("network error")) : read.call(this);
 };
 """
+MICROPHONES = """
+window.microphones = [];
+const ask = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+navigator.mediaDevices.getUserMedia = async (wanted) => {
+  const stream = await ask(wanted);
+  microphones.push(...stream.getTracks());
+  return stream;
+};
+"""
+CHANGES_ITS_MIND = """
+document.querySelector("#speak").click();
+document.querySelector("#model").value = "bob";
+document.querySelector("#model").dispatchEvent(new Event("change"));
+"""
 DROP = """([text, name]) => {
   const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
   const dataTransfer = new DataTransfer();
@@ -306,6 +320,16 @@ def test_a_recording_is_spoken(open_page: OpenPage) -> None:
     assert np.abs(heard(page)).max() > 0
 
 
+def test_two_clicks_use_one_microphone_and_leave_none_on(open_page: OpenPage) -> None:
+    page = open_page(MICROPHONES)
+    expect(page.locator("#who")).to_contain_text("ada")
+    page.evaluate("for (const _ of [1, 2]) document.querySelector('#record').click()")
+    expect(page.locator("#record")).to_contain_text("Stop 0.")
+    page.locator("#record").click()
+    expect(page.locator("#title")).to_have_text("Your recording")
+    assert page.evaluate("microphones.map((track) => track.readyState)") == ["ended"]
+
+
 def test_what_the_server_refuses_is_said_beside_its_control(open_page: OpenPage, speech: Callable[..., bytes]) -> None:
     page = open_page()
     button = page.get_by_role("button", name="Speak", exact=True)
@@ -347,8 +371,13 @@ def test_the_page_warns_of_a_sound_that_the_voice_does_not_know(
     expect(page.locator("#save")).to_be_hidden()
     speak(page)
     expect(page.locator("#far")).to_contain_text("far from what ada was trained on")
-    page.locator("#model").select_option("bob")
+    give(page, wav(np.zeros(RATE, np.float32)))
+    expect(page.locator("#save")).to_be_hidden()
+    with page.expect_request("**/v1/stream*"):
+        page.evaluate(CHANGES_ITS_MIND)
     expect(page.locator("#who")).to_have_text("speaks as bob, 8 kHz")
+    expect(page.locator("#save")).to_be_visible()
+    expect(page.locator("#far")).to_contain_text("far from what ada was trained on")
     page.get_by_role("button", name="Speak", exact=True).click()
     expect(page.locator("#name")).to_have_text("bob")
     expect(page.locator("#far")).to_be_hidden()
