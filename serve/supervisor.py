@@ -1,6 +1,7 @@
 """Several workers on one socket, each with its share of the cores. A dead one is replaced.
 
-SIGTERM and SIGINT go to all workers, which finish what they do; SIGHUP too, which lets them read the checkpoints again.
+SIGTERM and SIGINT let all workers finish what they do; once more: they are killed. SIGHUP lets them read the
+checkpoints again. A terminal and a service manager signal the workers too, which tells them nothing new.
 """
 
 import logging
@@ -11,6 +12,7 @@ import socket
 import tempfile
 import time
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from types import FrameType
@@ -24,6 +26,7 @@ from serve.worker import BROKEN, run_under_supervisor
 
 logger = logging.getLogger("serve")
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_HELD_BACK = (signal.SIGINT, signal.SIGHUP)  # from a worker that starts, which they would end
 _MARGIN = 5.0  # s beyond the grace period, after which a worker is killed
 _SHORT_LIFE = 10.0  # s; who dies sooner is replaced later and later
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 8.0  # s
@@ -57,6 +60,7 @@ class Supervisor:
         """Until a signal. Returns the exit code."""
         for number in _SIGNALS:
             signal.signal(number, self._signalled)
+        resource_tracker.ensure_running()  # which lets SIGINT through as it starts
         with tempfile.TemporaryDirectory(prefix="wavenet-metrics-") as shared:
             os.environ[MULTIPROCESS] = shared
             while self._stop_at is None or any(place.process for place in self._places):
@@ -80,9 +84,11 @@ class Supervisor:
         self._tell(signal.SIGHUP)
 
     def _stop(self) -> None:
-        if self._stop_at is None:
-            self._stop_at = time.monotonic() + self._config.grace + _MARGIN
-            self._listening.close()  # the workers' own descriptors remain
+        if self._stop_at is not None:
+            self._stop_at = time.monotonic()
+            return
+        self._stop_at = time.monotonic() + self._config.grace + _MARGIN
+        self._listening.close()  # the workers' own descriptors remain
         self._tell(signal.SIGTERM)
 
     def _tell(self, number: int) -> None:
@@ -119,8 +125,8 @@ class Supervisor:
         place.process = self._context.Process(
             target=run_under_supervisor, args=(self._config, self._listening, place.threads, place.processes > 0)
         )
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # it would end a worker that is not yet ready for it
+        signal.pthread_sigmask(signal.SIG_BLOCK, _HELD_BACK)
         place.process.start()
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD_BACK)
         place.started = time.monotonic()
         place.processes += 1

@@ -1,7 +1,7 @@
 """One server process: uvicorn around the application, and what signals do.
 
 SIGTERM and SIGINT: what runs is finished within the grace period, or broken off at its end; what comes is refused with
-503; once more: at once.
+503; once more: at once, unless there is a supervisor, who decides on that.
 SIGHUP: the checkpoints are read again.
 """
 
@@ -72,7 +72,8 @@ class _Server(uvicorn.Server):
 
     def _stop(self) -> None:
         if self._service.draining:
-            self.should_exit = self.force_exit = True
+            if self._parent is None:
+                self.should_exit = self.force_exit = True
             return
         self._service.draining = True
         self._begin(self._drain())

@@ -50,6 +50,7 @@ class Server:
 
     process: subprocess.Popen[str]
     url: str
+    log: Path
 
     @property
     def port(self) -> int:
@@ -63,11 +64,13 @@ class Server:
             if holds():
                 return
             time.sleep(0.1)
-        raise AssertionError(f"in a minute there was no {what}; the server says {self.process.poll()}")
+        raise AssertionError(
+            f"in a minute there was no {what}; the server says {self.process.poll()}\n{self.log.read_text()}"
+        )
 
     def wait_until_ready(self) -> None:
         def ready() -> bool:
-            assert self.process.poll() is None
+            assert self.process.poll() is None, self.log.read_text()
             try:
                 return self.get("/readyz").status_code == 200
             except httpx.TransportError:
@@ -91,18 +94,25 @@ class Server:
 
 
 @pytest.fixture(scope="session")
-def start_server() -> Iterator[Callable[..., Server]]:
-    """`wavenet serve ARGUMENTS` on a free port, every warning an error; stopped in the end at the latest."""
+def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Server]]:
+    """`wavenet serve ARGUMENTS` on a free port, every warning an error; stopped in the end at the latest.
+
+    Its processes are a group of their own, as a terminal's are.
+    """
     started: list[subprocess.Popen[str]] = []
 
     def start(*arguments: object, wait: bool = True) -> Server:
         command = [sys.executable, "-W", "error", "-m", "recipes.cli", "serve", "--port", "0", *map(str, arguments)]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+        log = tmp_path_factory.mktemp("server") / "log"
+        with log.open("w") as errors:
+            process = subprocess.Popen(
+                command, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True, start_new_session=True
+            )
         started.append(process)
         assert process.stdout is not None
         line = process.stdout.readline()
-        server = Server(process, line.removeprefix("listening on ").strip())
+        server = Server(process, line.removeprefix("listening on ").strip(), log)
         if wait:
             server.wait_until_ready()
         return server

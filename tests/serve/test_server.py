@@ -386,7 +386,7 @@ def test_whoever_is_too_many_or_too_late_is_sent_away(
 
 
 def test_what_does_not_end_is_broken_off(
-    start_server: Callable[..., Any], toy_student: Path, toy_utterance: Utterance, capfd: pytest.CaptureFixture[str]
+    start_server: Callable[..., Any], toy_student: Path, toy_utterance: Utterance
 ) -> None:
     """At the end of the grace period, or nobody could ever stop the server."""
     server = start_server("--checkpoint", toy_student, "--grace", 1, "--token", TOKEN)
@@ -407,7 +407,57 @@ def test_what_does_not_end_is_broken_off(
         idle.sendall(HEAD + b"Content-Length: 0\r\n\r\n")  # its connection was there before
         assert idle.recv(4000).startswith(b"HTTP/1.1 503")
     assert server.end() == 0
-    assert "Traceback" not in capfd.readouterr().err
+    assert "Traceback" not in server.log.read_text()
+
+
+def workers(server: Any) -> list[int]:
+    found = []
+    for pid in Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.append(int(pid))
+    return found
+
+
+def drains(server: Any) -> bool:
+    try:
+        return server.get("/readyz").status_code == 503
+    except httpx.TransportError:
+        return False
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_all_processes_of_a_server_lets_them_finish(
+    start_server: Callable[..., Any], toy_student: Path, toy_vocoder: Vocoder, toy_utterance: Utterance, number: int
+) -> None:
+    """A terminal's Ctrl-C, and what systemd sends to a control group."""
+    mel = toy_utterance(20)
+    server = start_server("--checkpoint", toy_student, "--workers", 2, "--grace", 100)
+    with conversation(server, seed=1) as talking:
+        talking.send(frames(mel))
+        hear(talking, 17 * 64)
+        os.killpg(server.process.pid, number)
+        server.wait_until(lambda: len(workers(server)) <= 1, "end of the worker that has nothing to do")
+        talking.send(END)
+        assert_same(hear(talking, 3 * 64), toy_vocoder(mel, seed=1)[17 * 64 :])
+        assert json.loads(talking.recv(30))["samples"] == 20 * 64
+    assert server.end() == 0
+    assert "Traceback" not in server.log.read_text()
+
+
+@pytest.mark.slow
+def test_two_signals_end_a_server_at_once(
+    start_server: Callable[..., Any], toy_student: Path, toy_utterance: Utterance
+) -> None:
+    server = start_server("--checkpoint", toy_student, "--workers", 2, "--grace", 1000)
+    with conversation(server) as talking:
+        talking.send(frames(toy_utterance(20)))
+        hear(talking, 17 * 64)
+        server.process.send_signal(signal.SIGINT)
+        server.wait_until(lambda: len(workers(server)) == 1 and drains(server), "drain")
+        server.process.send_signal(signal.SIGINT)
+        assert server.end() == 0
 
 
 @pytest.mark.slow
@@ -424,10 +474,6 @@ def test_a_worker_that_dies_is_replaced(
     mel = toy_utterance(40)
     expected = toy_vocoder(mel, seed=1)
 
-    def workers() -> list[int]:
-        children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
-        return [int(pid) for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-
     def speaks() -> bool:
         try:
             with Client(server.url, TOKEN) as client:
@@ -436,12 +482,12 @@ def test_a_worker_that_dies_is_replaced(
             return False
         return True
 
-    server.wait_until(lambda: len(workers()) == 2, "two workers")
+    server.wait_until(lambda: len(workers(server)) == 2, "two workers")
     assert speaks()
-    victim, other = workers()
+    victim, other = workers(server)
     os.kill(victim, signal.SIGKILL)
-    server.wait_until(lambda: len(workers()) == 2 and victim not in workers(), "new worker")
-    assert other in workers()
+    server.wait_until(lambda: len(workers(server)) == 2 and victim not in workers(server), "new worker")
+    assert other in workers(server)
     server.wait_until(speaks, "speech")
     assert server.counted("wavenet_samples_total") >= 2 * len(expected)
     httpx.post(server.url + "/admin/reload", headers=HEADERS, timeout=60).raise_for_status()
@@ -455,13 +501,13 @@ def test_a_worker_that_dies_is_replaced(
     weights = voice / "model.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[:-8])
-    victim, other = workers()
+    victim, other = workers(server)
     os.kill(victim, signal.SIGKILL)
-    server.wait_until(lambda: len(workers()) == 2 and victim not in workers(), "new worker")
-    server.wait_until(lambda: len(workers()) == 1, "end of the new worker")
-    assert workers() == [other]
+    server.wait_until(lambda: len(workers(server)) == 2 and victim not in workers(server), "new worker")
+    server.wait_until(lambda: len(workers(server)) == 1, "end of the new worker")
+    assert workers(server) == [other]
     assert speaks()
     weights.write_bytes(whole)
     os.kill(other, signal.SIGKILL)
-    server.wait_until(lambda: other not in workers() and speaks(), "speech of a new worker")
+    server.wait_until(lambda: other not in workers(server) and speaks(), "speech of a new worker")
     assert server.stop() == 0
