@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from data.dataset import SILENCE_PEAK
 from distill.losses.power import power_spectrogram
 from distill.student import Base
 
@@ -22,7 +23,11 @@ LOWEST, HIGHEST = 75.0, 400.0  # Hz, of the pitch: three periods of the lowest a
 EDGES = (0, 500, 1000, 2000, 4000, 8000)  # Hz; the last band ends at half the sampling rate
 HISS_EDGE = 4000.0  # Hz, or a quarter of the sampling rate if that is lower
 SILENCE = 1e-8  # of the recording's mean power: levels are not told apart below -80 dB
+ROOM = 1e-6  # of the same: nobody hears in a pause what lies below -60 dB
 QUIETEST = 0.05  # share of the frames that make the silence floor
+JUDGED = (
+    "level_db", "noise_db", "offset", "liveliness", "following", "periodicity", "hiss_db", "floor_db"
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -37,11 +42,21 @@ class Verdict:
         return f"{self.name}: {self.sign}" + (f"; {self.remedy}" if self.remedy else "")
 
 
-HEALTHY = Verdict("healthy", "level, pitch, movement and high band are those of speech")
+HEALTHY = Verdict("healthy", "level, pitch, movement, high band and pauses are those of speech")
 EXPLODING = Verdict(
     "exploding scale",
     "it is far louder than the recording",
     "start again from the corpus' scale with a lower optim.lr, the spectral terms first (losses.kl.begin)",
+)
+NOT_A_NUMBER = Verdict(
+    "not a number",
+    "a figure of it is none",
+    "go back to a checkpoint whose weights are finite, with a lower optim.lr or dtype=float32",
+)
+TOO_QUIET = Verdict(
+    "too quiet",
+    "it is far quieter than the recording",
+    "start again from the corpus' scale, or raise losses.power.frame_weight, which holds the level",
 )
 COLLAPSE = Verdict(
     "collapse",
@@ -64,36 +79,58 @@ HISS = Verdict(
     "there is more above 4 kHz than in the recording, frame by frame",
     "train longer, raise losses.power.high_weight, or speak at a lower temperature",
 )
+MUFFLED = Verdict(
+    "muffled",
+    "there is less above 4 kHz than in the recording, frame by frame",
+    "train longer, or raise losses.power.high_weight",
+)
+OFFSET = Verdict(
+    "offset",
+    "its mean is not that of the recording",
+    "train longer, or raise losses.power.mean_weight, which sees a constant in the lowest bin",
+)
+RUMBLE = Verdict(
+    "rumble",
+    "its pauses are louder than those of the recording",
+    "train teacher and student longer, or speak at a lower temperature",
+)
 
 
 def diagnose(figures: Mapping[str, float]) -> Verdict:
     """The first thing to put right, by the figures of `examine`, of one batch or means over many.
 
-    They come in the order in which one hides the next: what hums follows no mel, and what does not follow has no pitch
-    where it should.
+    They come in the order in which one hides the next: what hums follows no mel, what does not follow has no pitch
+    where it should, and a hiss or a constant fills the pauses.
     """
-    loudest = max(figures["level_db"], figures.get("noise_db", -math.inf))
-    if not loudest <= 10:  # NaN too
-        return EXPLODING
-    if figures["liveliness"] < 0.4:
-        return COLLAPSE
-    if figures["following"] < 0.55:
-        return IGNORING
-    if figures["periodicity"] < 0.7:
-        return WHISPERING
-    return HISS if figures["hiss_db"] > 4 else HEALTHY
+    ailments = (
+        (max(figures["level_db"], figures.get("noise_db", -math.inf)) > 10, EXPLODING),
+        (any(math.isnan(figures[name]) for name in JUDGED if name in figures), NOT_A_NUMBER),
+        (figures["level_db"] < -10, TOO_QUIET),
+        (figures["liveliness"] < 0.4, COLLAPSE),
+        (figures["following"] < 0.55, IGNORING),
+        (figures["periodicity"] < 0.7, WHISPERING),
+        (figures["hiss_db"] > 4, HISS),
+        (figures["hiss_db"] < -8, MUFFLED),
+        (abs(figures["offset"]) > 0.1, OFFSET),
+        (figures["floor_db"] > 10, RUMBLE),
+    )
+    return next((verdict for ails, verdict in ailments if ails), HEALTHY)
 
 
 @torch.no_grad()
 def examine(said: Tensor, real: Tensor, rate: int) -> dict[str, float]:
     """What distinguishes the student's waveforms (B, T) from the recordings (B, T), aligned sample by sample.
 
+    Recordings that are silent, as a crop may be (`data.dataset.SILENCE_PEAK`), are left out: they have no level to
+    compare with.
+
     Args:
         rate: Hz.
 
     Returns:
+        nothing where all recordings are silent, else
         level_db, magnitude_db: root mean square, and mean of |x|, over the recording's
-        offset: mean of x over the recording's root mean square
+        offset: mean of x less that of the recording, over the recording's root mean square
         periodicity: of the speech where the recording is loud, over the recording's own
         liveliness: how far the levels of the bands swing in time, over the recording's
         following: correlation of these swings with the recording's
@@ -107,6 +144,10 @@ def examine(said: Tensor, real: Tensor, rate: int) -> dict[str, float]:
     """
     if said.dim() != 2 or said.shape != real.shape:
         raise ValueError(f"said is {tuple(said.shape)}, real {tuple(real.shape)}: give two of one shape (B, T)")
+    audible = _audible(real)
+    if not audible.any():
+        return {}
+    said, real = said[audible], real[audible]
     window = 2 ** round(math.log2(WINDOW_SECONDS * rate))
     short = max(0, window - said.shape[1])
     said, real = (F.pad(wav.float(), (0, short)) for wav in (said, real))
@@ -115,7 +156,7 @@ def examine(said: Tensor, real: Tensor, rate: int) -> dict[str, float]:
     figures = {
         "level_db": _decibels(said.square().mean(), real.square().mean()),
         "magnitude_db": 2 * _decibels(said.abs().mean(), real.abs().mean()),
-        "offset": said.mean() / real.square().mean().sqrt().clamp(min=1e-9),
+        "offset": (said.mean() - real.mean()) / real.square().mean().sqrt().clamp(min=1e-9),
         "periodicity": (loudness * _periodicity(said, window, rate)[1]).sum()
         / (loudness * pitched).sum().clamp(min=1e-12),
         "spectral": 0.5 * (powers[0] / powers[1]).log().abs().mean(),
@@ -126,12 +167,18 @@ def examine(said: Tensor, real: Tensor, rate: int) -> dict[str, float]:
 
 @torch.no_grad()
 def examine_scales(log_scale: Tensor, real: Tensor, base: Base) -> dict[str, float]:
-    """Moments of the student's log scales (B, T), and how loud the noise is that they let in.
+    """Moments of the student's log scales (B, T), and how loud the noise is that they let in; as `examine`, without the
+    clips whose recording is silent.
 
     Returns:
+        nothing where all recordings are silent, else
         log_scale, log_scale_spread, log_scale_most: mean, standard deviation, maximum
         noise_db: mean of |x - loc|, over the mean of the recording's |x| (B, T)
     """
+    audible = _audible(real)
+    if not audible.any():
+        return {}
+    log_scale, real = log_scale[audible], real[audible]
     magnitude = 2 * math.log(2) if base is Base.logistic else math.sqrt(2 / math.pi)  # E|z|
     figures = {
         "log_scale": log_scale.mean(),
@@ -140,6 +187,11 @@ def examine_scales(log_scale: Tensor, real: Tensor, base: Base) -> dict[str, flo
         "noise_db": 2 * _decibels(magnitude * log_scale.exp().mean(), real.abs().mean()),
     }
     return {name: float(value) for name, value in figures.items()}
+
+
+def _audible(real: Tensor) -> Tensor:
+    """Which recordings (B, T) are not silent: (B,)"""
+    return real.abs().amax(dim=1) > SILENCE_PEAK
 
 
 def _periodicity(wav: Tensor, window: int, rate: int) -> tuple[Tensor, Tensor]:
@@ -164,14 +216,14 @@ def _autocorrelation(frames: Tensor) -> Tensor:
 
 def _movements(said: Tensor, real: Tensor, rate: int) -> dict[str, Tensor]:
     """What power spectrograms (B, frames, F) say of bands in time; a batch is taken as one long clip."""
-    silence = SILENCE * real.sum(dim=-1).mean()
+    silence, room = (share * real.sum(dim=-1).mean() for share in (SILENCE, ROOM))
     powers = [_bands(power, rate) for power in (said, real)]  # (B, frames, bands)
     levels = [_decibels(power + silence) for power in powers]
     swings = [level - level.mean(dim=(0, 1)) for level in levels]
     spread = [swing.square().mean(dim=(0, 1)).sqrt() for swing in swings]  # (bands,)
     both = swings[0].square().sum() * swings[1].square().sum()
-    quiet = [_quietest(_decibels(power.sum(dim=-1) + silence)) for power in powers]
-    hiss = [_decibels(power[..., _bin(min(HISS_EDGE, rate / 4), power, rate) :].sum(dim=-1) + silence)
+    quiet = [_quietest(_decibels(power.sum(dim=-1) + room)) for power in powers]
+    hiss = [_decibels(power[..., _bin(min(HISS_EDGE, rate / 4), power, rate) :].sum(dim=-1) + room)
             for power in (said, real)]  # fmt: skip
     bands = _decibels(*(power.mean(dim=(0, 1)) + silence for power in powers))
     return {

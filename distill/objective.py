@@ -101,7 +101,7 @@ class DistillationObjective(Objective):
         log_mel_l1: mean distance of its log-mel from the real one's,
         bits: what a 16-bit sample of it costs under the teacher once it is clipped, as a sound file is,
         bits_real: what one of the recording costs, and
-        health/...: the figures of `distill.health`.
+        health/...: the figures of `distill.health`, of the recordings that are not silent.
         """
         sample, real = self._speak(batch), _counted(batch)
         opinions = self._opinions(sample.x, batch)
@@ -122,8 +122,9 @@ class DistillationObjective(Objective):
         return {name: float(value) for name, value in figures.items()}
 
     def remark(self, figures: Mapping[str, float]) -> str:
-        """The verdict on the student, and the remedy."""
-        return str(diagnose({name.removeprefix("health/"): value for name, value in figures.items()}))
+        """The verdict on the student, and the remedy; none where no recording was to be heard."""
+        health = {name.removeprefix("health/"): value for name, value in figures.items()}
+        return str(diagnose(health)) if "level_db" in health else ""
 
     def samples(self, batch: Batch) -> int:
         return _counted(batch).numel()

@@ -22,7 +22,7 @@ from recipes.provenance import provenance, table
 from wavenet.metrics import griffin_lim
 
 CEPSTRUM_SECONDS = 0.0015  # of the envelope: finer structure is the pitch's
-SHOWN = ("level_db", "liveliness", "following", "periodicity", "hiss_db")  # what the verdict rests on
+SHOWN = ("level_db", "liveliness", "following", "periodicity", "hiss_db", "offset", "floor_db")  # verdicts rest on them
 
 
 def whisper(wav: Tensor, rate: int, seed: int = 0) -> Tensor:
@@ -44,10 +44,24 @@ def whisper(wav: Tensor, rate: int, seed: int = 0) -> Tensor:
 
 def hiss(wav: Tensor, rate: int, decibels: float, seed: int = 0) -> Tensor:
     """wav (T,) and, over all of it, noise above 4 kHz so many dB above the level of wav."""
-    noise = torch.fft.rfft(torch.randn(wav.shape, generator=torch.Generator().manual_seed(seed)))
-    noise[torch.fft.rfftfreq(len(wav), 1 / rate) < min(4000, rate / 4)] = 0
-    high = torch.fft.irfft(noise, n=len(wav))
-    return wav + high * _rms(wav) / _rms(high) * 10 ** (decibels / 20)
+    return wav + _noise(wav, rate, (min(4000, rate / 4), rate), seed) * 10 ** (decibels / 20)
+
+
+def rumble(wav: Tensor, rate: int, decibels: float, seed: int = 0) -> Tensor:
+    """wav (T,) and, over all of it, noise from 20 to 100 Hz so many dB above the level of wav."""
+    return wav + _noise(wav, rate, (20, 100), seed) * 10 ** (decibels / 20)
+
+
+def muffle(wav: Tensor, rate: int, decibels: float) -> Tensor:
+    """wav (T,) with its level above 4 kHz, or a quarter of the sampling rate, changed by so many dB."""
+    spectrum = torch.fft.rfft(wav)
+    spectrum[torch.fft.rfftfreq(len(wav), 1 / rate) >= min(4000, rate / 4)] *= 10 ** (decibels / 20)
+    return torch.fft.irfft(spectrum, n=len(wav))
+
+
+def offset(wav: Tensor, share: float) -> Tensor:
+    """wav (T,) and a constant, in units of the level of wav."""
+    return wav + share * _rms(wav)
 
 
 def hum(wav: Tensor, rate: int) -> Tensor:
@@ -66,6 +80,15 @@ def other(wav: Tensor, another: Tensor) -> Tensor:
 def explode(wav: Tensor, seed: int = 0) -> Tensor:
     """Noise of scale 1 in place of wav (T,)."""
     return torch.logit(torch.rand(wav.shape, generator=torch.Generator().manual_seed(seed)), eps=1e-6)
+
+
+def _noise(wav: Tensor, rate: int, band: tuple[float, float], seed: int) -> Tensor:
+    """Noise in a band, Hz, at the level of wav (T,)."""
+    spectrum = torch.fft.rfft(torch.randn(wav.shape, generator=torch.Generator().manual_seed(seed)))
+    frequency = torch.fft.rfftfreq(len(wav), 1 / rate)
+    spectrum[(frequency < band[0]) | (frequency > band[1])] = 0
+    noise = torch.fft.irfft(spectrum, n=len(wav))
+    return noise * _rms(wav) / _rms(noise)
 
 
 def _rms(wav: Tensor) -> Tensor:
@@ -88,6 +111,10 @@ def versions(corpus: PreparedCorpus, split: str, clips: int) -> Iterator[tuple[T
                 "Griffin-Lim": said,
                 "hiss at -40 dB": hiss(wav, rate, -40),
                 "hiss at -25 dB": hiss(wav, rate, -25),
+                "30 dB less above 4 kHz": muffle(wav, rate, -30),
+                "constant of its level": offset(wav, 1.0),
+                "rumble at -10 dB": rumble(wav, rate, -10),
+                "30 dB quieter": wav / 10**1.5,
                 "whisper": whisper(wav, rate),
                 "another clip": other(wav, waves[n - 1]),
                 "hum": hum(wav, rate),

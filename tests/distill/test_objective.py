@@ -466,6 +466,16 @@ def test_validation_tells_the_health_and_what_the_recording_costs(make_objective
 
 
 @torch.no_grad()
+def test_where_all_recordings_are_silent_validation_has_no_health_and_no_verdict(
+    make_objective: MakeObjective, batch: Batch
+) -> None:
+    objective = make_objective()
+    figures = objective.validate(replace(batch, wav=torch.zeros_like(batch.wav)))
+    assert "bits_real" in figures and not any(name.startswith("health/") for name in figures)
+    assert objective.remark(figures) == ""
+
+
+@torch.no_grad()
 def test_every_clip_is_heard_as_recorded_and_as_the_student_says_it(
     make_objective: MakeObjective, batch: Batch, mel_config: MelConfig
 ) -> None:

@@ -219,13 +219,17 @@ class Trainer:
                 records.auditions(self.step, self.objective.audition())
 
     def _validate(self) -> dict[str, float]:
-        """The mean over the validation batches, by name, in float32: what is measured is what is shipped."""
-        reports = []
+        """The mean over the validation batches, by name, in float32: what is measured is what is shipped.
+
+        A figure that some batches lack is the mean over the others.
+        """
+        values: dict[str, list[float]] = {}
         with self._evaluating():
             for index, batch in enumerate(self.valid_batches):
                 self._seed(Stream.validation, index)
-                reports.append(self.objective.validate(batch.to(self.processes.device)))
-        return {name: sum(report[name] for report in reports) / len(reports) for name in reports[0]}
+                for name, value in self.objective.validate(batch.to(self.processes.device)).items():
+                    values.setdefault(name, []).append(value)
+        return {name: sum(each) / len(each) for name, each in values.items()}
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:

@@ -6,7 +6,7 @@ import os
 import signal
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -94,6 +94,17 @@ def test_validation_sees_averaged_weights_in_eval_mode_and_the_same_draws_each_t
     draws = curves(tmp_path, "valid/draw")
     assert draws[10] == draws[20]
     assert curves(tmp_path, "valid/error")[10] != curves(tmp_path, "valid/error")[20]
+
+
+def test_a_figure_that_some_batches_lack_is_the_mean_of_the_others(toy: ModuleType, tmp_path: Path) -> None:
+    class Partial(toy.Regression):
+        reports: ClassVar = [{"error": 1.0}, {"error": 3.0, "health": 5.0}]
+
+        def validate(self, batch: Any) -> dict[str, float]:
+            return self.reports.pop(0)
+
+    toy.trainer(tmp_path, Partial(), steps=10).run()
+    assert (curves(tmp_path, "valid/error")[10], curves(tmp_path, "valid/health")[10]) == (2.0, 5.0)
 
 
 def test_validation_auditions_and_checkpoints_do_not_disturb_training(toy: ModuleType, tmp_path: Path) -> None:
