@@ -6,7 +6,8 @@ INFORMATION = """Speech from mel-spectrograms by one parallel pass of a WaveNet 
 
 Bodies are sounds, of which the mel is taken, or natural-log mels. `/v1/stream` also speaks WebSocket: a JSON message
 `{"type": "start", "seed": 1, "format": "s16"}`, binary messages of little-endian float32 frames (n, 80), and
-`{"type": "end"}`; binary messages of samples come back as they become certain, and a JSON summary at last.
+`{"type": "end"}`; binary messages of samples come back as they become certain, and a JSON summary at last. What goes
+wrong comes as a JSON message of type problem, with `retry_after` (s) where it is worth another try.
 """
 
 _PROBLEM = {
@@ -54,20 +55,32 @@ _MEL = {
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Documented errors."""
     content = {"application/problem+json": {"schema": _PROBLEM}}
-    return {status: {"description": _MEANINGS[status], "content": content} for status in statuses}
-
-
-def _answer(*types: str) -> dict[str, Any]:
-    headers = {
-        name: {"description": text, "schema": {"type": kind}}
-        for name, text, kind in (
-            ("X-Samples", "Samples of audio", "integer"),
-            ("X-Sample-Rate", "Hz", "integer"),
-            ("X-Seed", "Of the noise", "integer"),
-            ("X-Model", "Who speaks", "string"),
-            ("X-Distance", "From what the model knows, above 1 far; not of every model or sound", "number"),
-        )
+    return {
+        status: {
+            "description": _MEANINGS[status],
+            "content": content,
+            "headers": _LATER if status in (429, 503) else {},
+        }
+        for status in statuses
     }
+
+
+def _header(text: str, kind: str, required: bool = True) -> dict[str, Any]:
+    return {"description": text, "required": required, "schema": {"type": kind}}
+
+
+_LATER = {"Retry-After": _header("Seconds", "integer")}
+_SPOKEN = {
+    "X-Samples": _header("Samples of audio", "integer"),
+    "X-Sample-Rate": _header("Hz", "integer"),
+    "X-Seed": _header("Of the noise", "integer"),
+    "X-Model": _header("Who speaks", "string"),
+    "X-Distance": _header("From what the model knows, above 1 far; not of every model or sound", "number", False),
+}
+_SPEED = {"X-Real-Time-Factor": _header("Seconds of sound for a second of computing", "number")}
+
+
+def _answer(headers: dict[str, Any], *types: str) -> dict[str, Any]:
     return {"description": "The audio", "headers": headers, "content": dict.fromkeys(types, _BINARY)}
 
 
@@ -90,7 +103,7 @@ BODY = {
 }
 _REFUSALS = problems(400, 401, 404, 408, 413, 415, 422, 429, 503)
 FILE: dict[int | str, dict[str, Any]] = {
-    200: _answer("audio/wav", "audio/flac", "application/octet-stream"),
+    200: _answer({**_SPOKEN, **_SPEED}, "audio/wav", "audio/flac", "application/octet-stream"),
     **_REFUSALS,
 }
-STREAM: dict[int | str, dict[str, Any]] = {200: _answer("audio/wav", "application/octet-stream"), **_REFUSALS}
+STREAM: dict[int | str, dict[str, Any]] = {200: _answer(_SPOKEN, "audio/wav", "application/octet-stream"), **_REFUSALS}
