@@ -68,8 +68,7 @@ def logistic_mixture_log_density(
     Raises:
         ValueError: shapes that do not fit; a forced backend that cannot compute these tensors.
     """
-    for name, tensor in (("means", means), ("log_scales", log_scales)):
-        _check(name, tensor, tuple(logits.shape))
+    _check_mixture(logits, means, log_scales)
     _check("x", x, (*logits.shape[:-1], x.shape[-1]))
     return _module("mixture", logits).logistic_mixture_log_density(logits, means, log_scales, x, half_bin)
 
@@ -82,11 +81,12 @@ def logistic_mixture_cross_entropy(
     Raises:
         ValueError: shapes that do not fit; a forced backend that cannot compute these tensors.
     """
-    for name, tensor in (("means", means), ("log_scales", log_scales)):
-        _check(name, tensor, tuple(logits.shape))
+    _check_mixture(logits, means, log_scales)
     for name, tensor in (("loc", loc), ("log_scale", log_scale)):
         _check(name, tensor, tuple(logits.shape[:-1]))
     _check("draws", draws, (*logits.shape[:-1], draws.shape[-1]))
+    if draws.shape[-1] < 1:
+        raise ValueError(f"draws is {tuple(draws.shape)}; a mean needs one or more draws of each mixture")
     entropy = _module("mixture", logits).logistic_mixture_cross_entropy
     return entropy(logits, means, log_scales, loc, log_scale, draws, half_bin)
 
@@ -121,6 +121,13 @@ _choice._dynamo_marked_constant = True  # type: ignore[attr-defined]
 def _check(name: str, tensor: Tensor | None, shape: tuple[int, ...]) -> None:
     if tensor is not None and tuple(tensor.shape) != shape:
         raise ValueError(f"{name} is {tuple(tensor.shape)}; it must be {shape}")
+
+
+def _check_mixture(logits: Tensor, means: Tensor, log_scales: Tensor) -> None:
+    if logits.dim() < 1 or logits.shape[-1] < 1:
+        raise ValueError(f"logits is {tuple(logits.shape)}; a mixture needs one or more components, (.., K)")
+    for name, tensor in (("means", means), ("log_scales", log_scales)):
+        _check(name, tensor, tuple(logits.shape))
 
 
 def _check_frames(frames: Tensor | None, x: Tensor, width: int, hop: int, offset: int) -> None:

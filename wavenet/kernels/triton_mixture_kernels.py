@@ -25,6 +25,13 @@ LOG2E = tl.constexpr(1.4426950408889634)
 MOST = tl.constexpr(40.0)  # of h / s: beyond it a float sees only |a| - h / s, and q must stay a number
 NEVER = tl.constexpr(-1e30)  # the logit of a component that is not there
 
+# Beyond these a distance in units of a scale leaves the range of a float, and infinity less infinity is no number: what
+# lies beyond counts as what lies there, and has its gradient.
+LOG_SCALE_BOUND = tl.constexpr(60.0)
+PLACE_BOUND = tl.constexpr(1e11)
+LEAST_DRAW = tl.constexpr(2.0**-126)
+MOST_DRAW = tl.constexpr(1.0 - 2.0**-24)
+
 
 @triton.jit(do_not_specialize=["R"])
 def log_density_kernel(
@@ -73,14 +80,15 @@ def cross_entropy_kernel(
     """The value and, where there is a place for them, its gradients."""
     row, inside, given = _rows(R, ROWS)
     mixture = _mixture(logits, means, log_scales, given, K, HALF_BIN, WIDTH)
-    centre, scale = tl.load(loc + given), _exp(tl.load(log_scale + given))
+    centre = tl.load(loc + given)
+    scale = _exp(_within(-LOG_SCALE_BOUND, LOG_SCALE_BOUND, tl.load(log_scale + given)))
     logit_sum = tl.zeros([WIDTH, ROWS], tl.float32)
     mean_sum, scale_sum = logit_sum, logit_sum
     total = tl.zeros([ROWS], tl.float32)
     loc_sum, log_scale_sum = total, total
     each = -1.0 / N
     for n in range(N):
-        u = tl.load(draws + given * N + n)
+        u = _within(LEAST_DRAW, MOST_DRAW, tl.load(draws + given * N + n))
         centred = scale * tl.log(u / (1.0 - u))
         mantissa, power, pull, spread = _terms(centre + centred, mixture)
         value, density, shares = _log_density(mantissa, power)
@@ -127,7 +135,7 @@ def _mixture(logits, means, log_scales, row, K: tl.constexpr, HALF_BIN: tl.const
     here = row[None, :] * K + tl.minimum(k, K - 1)
     logit = tl.where(k < K, tl.load(logits + here), NEVER)
     logit = tl.maximum((logit - tl.max(logit, axis=0)[None, :]) * LOG2E, NEVER, propagate_nan=tl.PropagateNan.ALL)
-    inverse = _exp(-tl.load(log_scales + here))
+    inverse = _exp(-_within(-LOG_SCALE_BOUND, LOG_SCALE_BOUND, tl.load(log_scales + here)))
     reach = inverse * HALF_BIN
     most = tl.minimum(reach, MOST, propagate_nan=tl.PropagateNan.ALL)
     gap = -_exp2m1(most * (-2.0 * LOG2E))  # 1 - q^2
@@ -137,7 +145,7 @@ def _mixture(logits, means, log_scales, row, K: tl.constexpr, HALF_BIN: tl.const
     share = weight * tl.exp2(power)
     total = tl.sum(share, axis=0)[None, :]
     return (
-        tl.load(means + here),
+        _within(-PLACE_BOUND, PLACE_BOUND, tl.load(means + here)),
         inverse * LOG2E,
         decay,
         (reach - most) * LOG2E,
@@ -156,7 +164,7 @@ def _terms(x, mixture):
     pull: in the mean, and with the other sign in x; spread: in ln s, plus `narrow`.
     """
     mean, rate, decay, excess, weight, logit, _, edge, _ = mixture
-    centred = x[None, :] - mean
+    centred = _within(-PLACE_BOUND, PLACE_BOUND, x)[None, :] - mean
     a = tl.abs(centred) * rate
     near = tl.maximum(a - excess, 0.0, propagate_nan=tl.PropagateNan.ALL)
     whole = _round(near)
@@ -191,6 +199,13 @@ def _store_slopes(
     tl.store(logits_grad + here, logit_sum - total[None, :] * share, mask=present)
     tl.store(means_grad + here, mean_sum, mask=present)
     tl.store(log_scales_grad + here, scale_sum - logit_sum * narrow, mask=present)
+
+
+@triton.jit
+def _within(low, high, x):
+    """What is no number stays none."""
+    at_least = tl.maximum(x, low, propagate_nan=tl.PropagateNan.ALL)
+    return tl.minimum(at_least, high, propagate_nan=tl.PropagateNan.ALL)
 
 
 @triton.jit

@@ -1,9 +1,10 @@
 """The mixture kernels in C against the reference in float64, at the same inputs."""
 
 import ctypes
+import math
 import os
 import subprocess
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 
 import pytest
@@ -131,6 +132,55 @@ def test_a_bin_may_be_much_narrower_or_wider_than_a_component(op, half_bin, log_
 @settings(deadline=None, max_examples=60)
 def test_any_mixture_is_the_references(op, shape, components, values, low, width, half_bin, seed):
     assert_exact(op, problem(op, shape, components, values, (low, low + width), seed), half_bin, blurs=40)
+
+
+@pytest.mark.parametrize("log_scale", [-60.0, -88.0, -90.0, -100.0, -1e4])
+def test_the_references_saturation_a_component_may_be_narrower_than_any_float(log_scale):
+    """Inside of its bin and outside; beside one that counts, and alone."""
+    means, x = torch.tensor([[0.1, 0.1]]), torch.tensor([[0.1, 0.1 + HALF_BIN / 2, 0.1 - 2 * HALF_BIN, 0.9, -3.0]])
+    inputs = [torch.zeros(1, 2), means, torch.tensor([[log_scale, -3.0]]), x]
+    exact = solved(OPS[0], "reference", inputs, torch.float64)
+    value, *slopes = solved(OPS[0], "native", inputs)
+    torch.testing.assert_close(value, exact[0].float(), rtol=1e-6, atol=2e-5)
+    assert all(slope.isfinite().all() for slope in slopes)
+    alone = solved(OPS[0], "native", [*(tensor[:, :1] for tensor in inputs[:3]), x])
+    assert all(tensor.isfinite().all() for tensor in alone)
+
+
+@pytest.mark.parametrize(("op", "which"), [*product(OPS, (1, 2, 3)), (OPS[1], 4)])
+@pytest.mark.parametrize("extreme", [-math.inf, -1e30, -80.0, 80.0, 1e30, math.inf])
+@pytest.mark.parametrize("components", [1, 2])
+def test_saturation_leaves_every_extreme_finite(op, which, extreme, components):
+    inputs = problem(op, (2,), components, 3, (-5.0, -1.0))
+    inputs[which].view(2, -1)[0, 0] = extreme
+    assert solved(op, "native", inputs)[0].isfinite().all()
+
+
+@pytest.mark.parametrize("u", [0.0, 1.0, 1e-30])
+def test_saturation_a_draw_may_be_the_end_of_its_interval(u):
+    inputs = problem(OPS[1], (2,), 3, 4)
+    inputs[5][0, 0] = u
+    assert all(tensor.isfinite().all() for tensor in solved(OPS[1], "native", inputs))
+    inputs[5][0, 0] = math.nan
+    value = solved(OPS[1], "native", inputs)[0]
+    assert value[0].isnan() and value[1].isfinite()
+
+
+def test_saturation_a_component_without_weight_is_none():
+    inputs = problem(OPS[0], (5,), 3, 4)
+    without = [*(tensor[:, 1:] for tensor in inputs[:3]), inputs[3]]
+    inputs[0][:, 0] = -math.inf
+    value, *slopes = solved(OPS[0], "native", inputs)
+    torch.testing.assert_close(value, solved(OPS[0], "native", without)[0], rtol=1e-6, atol=1e-5)
+    assert all(slope.isfinite().all() for slope in slopes)
+
+
+@pytest.mark.parametrize(("op", "components", "values"), [(OPS[0], 0, 3), (OPS[1], 0, 3), (OPS[1], 2, 0)])
+@pytest.mark.parametrize("backend", ["native", "reference"])
+def test_a_mixture_of_nothing_is_refused(op, components, values, backend):
+    inputs = [torch.zeros(4, components)] * 3 + [torch.zeros(4)] * 2 * (op == OPS[1]) + [torch.zeros(4, values)]
+    with use_backend(backend), pytest.raises(ValueError, match=r"\(4, 0\).* one or more"):
+        getattr(ops, op)(*inputs, HALF_BIN)
 
 
 @pytest.mark.parametrize("x", [-1e6, -3.0, 3.0, 1e6])

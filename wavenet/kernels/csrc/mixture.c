@@ -16,6 +16,17 @@
    sees only |a| - h / s: the excess is taken from both, and q stays a number. */
 enum { MOST = 40 };
 
+/* Beyond these a distance in units of a scale leaves the range of a float, and infinity less infinity is no number:
+   what lies beyond counts as what lies there, and has its gradient. */
+#define LOG_SCALE_BOUND 60.0f
+#define PLACE_BOUND 1e11f
+#define LEAST_LOGIT (-1e30f) /* below the greatest */
+#define LEAST_DRAW 1.17549435e-38f
+#define MOST_DRAW 0.99999994f
+
+/* x within low..high; what is no number stays none. */
+INLINE vec within(float low, float high, vec x) { return min_(splat(high), max_(splat(low), x)); }
+
 typedef struct {
     vec mean, rate;    /* rate = log2(e) / s */
     vec decay, excess; /* q; what h / s has above MOST, times log2(e) */
@@ -70,10 +81,11 @@ static void prepare(component *c, const shape *s, const float *const *in, long r
     for (long k = 1; k < K; k++)
         top = max_(top, gather(logits + k, K, rows));
     for (long k = 0; k < K; k++) {
-        vec logit = (gather(logits + k, K, rows) - top) * splat(LOG2E), rate = exp_(-gather(log_scales + k, K, rows));
+        vec logit = max_(splat(LEAST_LOGIT), (gather(logits + k, K, rows) - top) * splat(LOG2E));
+        vec rate = exp_(-within(-LOG_SCALE_BOUND, LOG_SCALE_BOUND, gather(log_scales + k, K, rows)));
         vec reach = rate * splat(s->half_bin), most = min_(splat(MOST), reach);
         vec gap = -exp2m1_(most * splat(-2 * LOG2E)); /* 1 - q^2 */
-        c[k].mean = gather(means + k, K, rows);
+        c[k].mean = within(-PLACE_BOUND, PLACE_BOUND, gather(means + k, K, rows));
         c[k].rate = rate * splat(LOG2E);
         c[k].decay = exp_(-most);
         c[k].excess = (reach - most) * splat(LOG2E);
@@ -94,6 +106,7 @@ static void prepare(component *c, const shape *s, const float *const *in, long r
 /* The terms at x, one x a lane; returns their greatest power. */
 INLINE vec terms(term *t, const component *c, long K, vec x, int slopes) {
     vec zero = splat(0.0f), one = splat(1.0f), top = zero;
+    x = within(-PLACE_BOUND, PLACE_BOUND, x);
     for (long k = 0; k < K; k++) {
         vec centred = x - c[k].mean, a = abs_(centred) * c[k].rate, q = c[k].decay;
         vec near = max_(zero, a - c[k].excess), whole = round_(near);
@@ -178,11 +191,13 @@ INLINE void entropy_rows(const shape *s, const float *const *in, float *value, f
     term t[K];
     slope sum[K];
     vec one = splat(1.0f), each = splat(-1.0f / N), total = splat(0.0f), loc_slope = total, scale_slope = total;
-    vec loc = gather(in[LOC] + r, 1, rows), scale = exp_(gather(in[LOG_SCALE] + r, 1, rows));
+    vec loc = gather(in[LOC] + r, 1, rows), log_scale = gather(in[LOG_SCALE] + r, 1, rows);
+    vec scale = exp_(within(-LOG_SCALE_BOUND, LOG_SCALE_BOUND, log_scale));
     memset(sum, 0, sizeof sum);
     prepare(c, s, in, r);
     for (long n = 0; n < N; n++) {
-        vec u = gather(in[DRAWS] + r * N + n, N, rows), centred = scale * log_(u / (one - u));
+        vec u = within(LEAST_DRAW, MOST_DRAW, gather(in[DRAWS] + r * N + n, N, rows));
+        vec centred = scale * log_(u / (one - u));
         vec density, top = terms(t, c, K, loc + centred, slopes);
         total = total + log_density(t, K, top, &density);
         if (!slopes)

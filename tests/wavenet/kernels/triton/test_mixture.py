@@ -1,3 +1,6 @@
+import math
+from itertools import product
+
 import pytest
 import torch
 
@@ -181,6 +184,27 @@ def test_draws_get_no_gradient(device):
     inputs = problem(ENTROPY, (2,), 2, 3, device=device)
     inputs[5].requires_grad_()
     assert not logistic_mixture_cross_entropy(*inputs, HALF_BIN).requires_grad
+
+
+@pytest.mark.parametrize("log_scale", [-60.0, -90.0, -1e4])
+def test_a_component_may_be_narrower_than_any_float(log_scale, device):
+    """Inside of its bin and outside; beside one that counts, and alone."""
+    means, x = torch.tensor([[0.1, 0.1]]), torch.tensor([[0.1, 0.1 + HALF_BIN / 2, 0.1 - 2 * HALF_BIN, 0.9, -3.0]])
+    inputs = [tensor.to(device) for tensor in (torch.zeros(1, 2), means, torch.tensor([[log_scale, -3.0]]), x)]
+    exact = solved(reference.logistic_mixture_log_density, inputs, torch.float64)
+    value, *slopes = solved(logistic_mixture_log_density, inputs)
+    torch.testing.assert_close(value, exact[0].float(), rtol=1e-6, atol=2e-5)
+    assert all(slope.isfinite().all() for slope in slopes)
+    alone = solved(logistic_mixture_log_density, [*(tensor[:, :1] for tensor in inputs[:3]), inputs[3]])
+    assert all(tensor.isfinite().all() for tensor in alone)
+
+
+@pytest.mark.parametrize(("op", "which"), [*product(OPS, (1, 2, 3)), (ENTROPY, 4), (ENTROPY, 5)])
+@pytest.mark.parametrize("extreme", [-math.inf, 0.0, 1.0, 1e30, math.inf])
+def test_every_extreme_is_finite(op, which, extreme, device):
+    inputs = problem(op, (2,), 2, 3, (-5.0, -1.0))
+    inputs[which].view(2, -1)[0, 0] = extreme
+    assert solved(OURS[op], [tensor.to(device) for tensor in inputs])[0].isfinite().all()
 
 
 @pytest.mark.filterwarnings("ignore:All-NaN slice")  # of the interpreter's maximum
