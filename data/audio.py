@@ -12,15 +12,16 @@ import soundfile
 import torch
 
 from data.atomic import write_atomic
+from data.containers import MissingPartError, sample_bytes
 
 Wave = npt.NDArray[np.float32]
 
 PCM_SCALE = 32768  # 16-bit samples are k / 32768, as soundfile reads them
-# Of the formats that libsndfile reads, their further names too; raw samples have no header to say what they are.
-SOUND_SUFFIXES = {f".{name.lower()}" for name in soundfile.available_formats()} - {".raw"}
-SOUND_SUFFIXES |= {".aif", ".oga", ".opus", ".snd"}
+# libsndfile reads more, but does not tell half of a file of those from a whole one.
+FORMATS = ("WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "FLAC", "OGG", "MP3")
+SOUND_SUFFIXES = {f".{name.lower()}" for name in FORMATS} | {".aif", ".aifc", ".oga", ".opus", ".snd"}
 BLOCK = 2**16  # samples decoded at a time
-UNKNOWN_LENGTH = 0x7FFFF000  # programs that write a WAV into a pipe leave this much, or more, in its header
+MOST_RATIO = 1_000_000  # of two rates without their common divisor: about the coefficients of a resampler
 
 
 class AudioError(ValueError):
@@ -32,19 +33,23 @@ class TooLongError(AudioError):
 
 
 def read_audio(path: str | os.PathLike[str]) -> tuple[Wave, int]:
-    """Read any format that libsndfile knows (WAV, FLAC, OGG, MP3, ...); channels are averaged.
+    """Read a file of one of FORMATS, whatever its suffix; channels are averaged.
 
     Returns:
         The waveform (T,) and its sampling rate in Hz.
 
     Raises:
-        AudioError: the file is missing, empty, no sound file, shorter than its header says, or holds NaN or infinity.
+        AudioError: the file is missing, not permitted to be read, empty, no sound file, of another format, shorter than
+            its header says, or holds NaN or infinity.
     """
     path = Path(path)
-    if not path.is_file():
-        raise AudioError(f"{path}: there is no such file; check the path")
-    with path.open("rb") as file:
-        return decode_audio(file, str(path))
+    try:
+        if not path.is_file():
+            raise AudioError(f"{path}: there is no such file; check the path")
+        with path.open("rb") as file:
+            return decode_audio(file, str(path))
+    except OSError as error:
+        raise AudioError(f"{path}: cannot be read ({error.strerror}); mend that, or leave it out") from error
 
 
 def decode_audio(file: BinaryIO, name: str, longest: float = math.inf) -> tuple[Wave, int]:
@@ -60,6 +65,11 @@ def decode_audio(file: BinaryIO, name: str, longest: float = math.inf) -> tuple[
     file.seek(0)
     try:
         with soundfile.SoundFile(file) as sound:
+            if sound.format not in FORMATS:
+                raise AudioError(
+                    f"{name}: a truncated file of the format {sound.format} reads like a whole one, so none is read; "
+                    "convert it to WAV or FLAC"
+                )
             promised, rate = sound.frames, sound.samplerate
             wav = _mono(sound, name, longest * rate)
     except (soundfile.SoundFileError, TypeError) as error:  # TypeError: headerless .raw
@@ -96,9 +106,18 @@ def resample(wav: Wave, rate: int, new_rate: int) -> Wave:
 
     A Kaiser-windowed sinc of 64 zero crossings, the parameters of resampy's `kaiser_best`: the pass band is flat up to
     0.9 of the lower Nyquist frequency and images lie about 90 dB down.
+
+    Raises:
+        AudioError: rates of so small a common divisor that the filter would take gigabytes, as 22 051 and 22 050 Hz.
     """
     if rate == new_rate:
         return wav
+    common = math.gcd(rate, new_rate)
+    if rate // common * (new_rate // common) > MOST_RATIO:
+        raise AudioError(
+            f"the sampling rate is {rate} Hz, and there is no short way from it to {new_rate} Hz: "
+            "resample it to 16000, 22050, 44100 or 48000 Hz"
+        )
     from torchaudio.functional import resample as sinc_resample  # heavy, and often not needed
 
     resampled = sinc_resample(
@@ -145,26 +164,12 @@ def encode_audio(wav: npt.NDArray[np.floating[Any]], rate: int, format: Literal[
 
 
 def _check_length(file: BinaryIO, name: str) -> None:
-    """libsndfile reads a truncated WAV or AIFF without a word: compare its chunk of samples with the file."""
-    end = file.seek(0, os.SEEK_END)
-    file.seek(0)
-    head = file.read(12)
-    if head[:4] == b"RIFF" and head[8:] == b"WAVE":
-        order: Literal["little", "big"] = "little"
-        wanted = b"data"
-    elif head[:4] == b"FORM" and head[8:] in (b"AIFF", b"AIFC"):
-        order, wanted = "big", b"SSND"
-    else:
-        return
-    while len(header := file.read(8)) == 8:
-        size = int.from_bytes(header[4:], order)
-        if header[:4] == wanted:
-            present = end - file.tell()
-            if present < size < UNKNOWN_LENGTH:
-                raise AudioError(_truncated(name, f"{size} bytes of samples", f"{present}"))
-            return
-        file.seek(size + size % 2, os.SEEK_CUR)  # chunks start at even offsets
-    raise AudioError(_truncated(name, f"a chunk {wanted.decode()!r}", "none"))
+    try:
+        promised, present = sample_bytes(file) or (0, 0)
+    except MissingPartError as error:
+        raise AudioError(_truncated(name, str(error), "none")) from None
+    if present < promised:
+        raise AudioError(_truncated(name, f"{promised} bytes of samples", f"{max(0, present)}"))
 
 
 def _truncated(name: str, promised: str, present: str) -> str:

@@ -201,7 +201,8 @@ def _download(config: CorpusConfig) -> None:
 
 
 def _sound_files(root: Path) -> list[Path]:
-    """All below `root` whose suffix soundfile knows, hidden ones left out, sorted."""
+    """All below `root` with a suffix of SOUND_SUFFIXES (WAV, AIFF, AU, CAF, FLAC, OGG, MP3; no format that hides its
+    truncation), hidden ones left out, sorted."""
     paths = (Path(folder) / name for folder, _, names in os.walk(root) for name in names if not name.startswith("."))
     return sorted(path for path in paths if path.suffix.lower() in SOUND_SUFFIXES)
 

@@ -140,12 +140,13 @@ def read_mel(source: Source, config: MelConfig) -> Mel:
     if source.is_mel:
         return load_mel(source.path, config)
     wav, rate = read_audio(source.path)
+    try:
+        mel = log_mel(torch.from_numpy(resample(wav, rate, config.sample_rate)), config).numpy()
+    except (AudioError, MelError) as error:
+        raise type(error)(f"{source.path}: {error}") from None
     if rate != config.sample_rate:
         tqdm.write(f"{source.path}: resampled from {rate} to {config.sample_rate} Hz", file=sys.stderr)
-    try:
-        return log_mel(torch.from_numpy(resample(wav, rate, config.sample_rate)), config).numpy()
-    except MelError as error:
-        raise MelError(f"{source.path}: {error}") from None
+    return mel
 
 
 def _spare_inputs(sources: list[Source], targets: list[Path]) -> None:

@@ -19,7 +19,6 @@ from serve.problems import Problem
 from serve.vocoder import Vocoder
 
 NPY_MAGIC = b"\x93NUMPY"
-MOST_RATIO = 1_000_000  # coefficients of a resampler
 OPTIONS = {"seed", "temperature", "speaker"}
 _LONGEST_HEADER = 10_000  # bytes, as numpy has it
 _HEADER = re.compile(
@@ -142,10 +141,4 @@ def _constant(name: str) -> float:
 
 def _sound(content: bytes, vocoder: Vocoder, max_seconds: float) -> Mel:
     wav, rate = decode_audio(io.BytesIO(content), "the sound", max_seconds)
-    common = math.gcd(rate, vocoder.sample_rate)
-    if rate // common * (vocoder.sample_rate // common) > MOST_RATIO:
-        raise MelError(
-            f"the sound's sampling rate is {rate} Hz, and there is no short way from it to {vocoder.sample_rate} Hz: "
-            "resample it to 16000, 22050, 44100 or 48000 Hz"
-        )
     return vocoder.mel_of(wav, rate).cpu().numpy()

@@ -1,5 +1,6 @@
 """Sound files: every format, every refusal, and writing that is all or nothing."""
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,17 @@ import numpy.typing as npt
 import pytest
 import soundfile
 
-from data.audio import AudioError, from_pcm, read_audio, resample, to_pcm, write_wav
+from data.audio import (
+    FORMATS,
+    SOUND_SUFFIXES,
+    AudioError,
+    from_pcm,
+    read_audio,
+    resample,
+    to_pcm,
+    write_wav,
+)
+from data.containers import sample_bytes
 
 RATE = 16000
 
@@ -16,14 +27,62 @@ def tone(seconds: float = 0.5, rate: int = RATE, hertz: float = 440.0) -> npt.ND
     return (0.5 * np.sin(2 * np.pi * hertz * np.arange(round(seconds * rate)) / rate)).astype(np.float32)
 
 
-@pytest.mark.parametrize(
-    ("name", "tolerance"), [("a.wav", 1e-4), ("a.flac", 1e-4), ("a.aiff", 1e-4), ("a.ogg", 0.1), ("a.mp3", 0.1)]
-)
-def test_it_reads_every_format_that_soundfile_knows(name: str, tolerance: float, tmp_path: Path) -> None:
-    soundfile.write(tmp_path / name, tone(), RATE)
-    wav, rate = read_audio(tmp_path / name)
+LOSSY = {"MP3", "OGG"}
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_it_reads_all_of_its_formats(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / f"a.{kind.lower()}"
+    soundfile.write(path, tone(), RATE, format=kind)
+    wav, rate = read_audio(path)
+    assert path.suffix in SOUND_SUFFIXES
     assert (rate, wav.dtype, wav.shape) == (RATE, np.float32, (8000,))
-    assert np.abs(wav - tone())[500:-500].max() < tolerance
+    assert np.abs(wav - tone())[500:-500].max() < (0.1 if kind in LOSSY else 1e-4)
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.9])
+@pytest.mark.parametrize(
+    ("kind", "endian"), [*((kind, "FILE") for kind in FORMATS), ("WAV", "BIG"), ("AU", "LITTLE"), ("CAF", "LITTLE")]
+)
+def test_the_beginning_of_a_file_is_no_sound(kind: str, endian: str, share: float, tmp_path: Path) -> None:
+    whole, part = tmp_path / "whole", tmp_path / "part"
+    soundfile.write(whole, tone(5.0), RATE, format=kind, endian=endian)
+    assert len(read_audio(whole)[0]) == 80000
+    part.write_bytes(whole.read_bytes()[: round(share * whole.stat().st_size)])
+    with pytest.raises(AudioError, match=r"part: (truncated|not a readable)"):
+        read_audio(part)
+
+
+@pytest.mark.parametrize("kind", ["SVX", "VOC", "NIST", "IRCAM", "PAF"])
+def test_a_format_that_hides_its_truncation_is_not_read_at_all(kind: str, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a", tone(), RATE, format=kind, subtype="PCM_16")
+    with pytest.raises(AudioError, match=rf"a: .* format {kind} .*; convert it to WAV or FLAC"):
+        read_audio(tmp_path / "a")
+    assert f".{kind.lower()}" not in SOUND_SUFFIXES
+
+
+def test_what_the_system_refuses_to_read_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_wav(tmp_path / "a.wav", tone(), RATE)
+
+    def forbid(path: Path, mode: str) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "open", forbid)
+    with pytest.raises(AudioError, match=r"a\.wav: cannot be read \(Permission denied\); mend that, or leave it out"):
+        read_audio(tmp_path / "a.wav")
+
+
+@pytest.mark.parametrize("unknown", ["RF64", "W64", "CAF", "AU"])
+def test_a_container_of_unknown_length_is_read_to_its_end(unknown: str, tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    soundfile.write(path, tone(), RATE, format=unknown, subtype="PCM_16")
+    content = bytearray(path.read_bytes())
+    at, width = {"RF64": (28, 8), "AU": (8, 4)}.get(unknown) or (
+        content.index(b"data") + (16 if unknown == "W64" else 4),
+        8,
+    )
+    content[at : at + width] = b"\xff" * width
+    assert sample_bytes(io.BytesIO(content)) is None
 
 
 def test_channels_are_averaged(tmp_path: Path) -> None:
@@ -103,6 +162,12 @@ def test_resampling_keeps_a_tone(new_rate: int) -> None:
 
 def test_resampling_removes_what_would_alias() -> None:
     assert np.abs(resample(tone(hertz=6000.0), RATE, 8000)[400:-400]).max() < 1e-3
+
+
+@pytest.mark.parametrize(("rate", "new_rate"), [(22051, 22050), (22050, 22051), (16000, 48001)])
+def test_rates_without_a_common_divisor_are_refused_with_a_remedy(rate: int, new_rate: int) -> None:
+    with pytest.raises(AudioError, match=f"rate is {rate} Hz, and there is no short way from it to {new_rate} Hz"):
+        resample(tone(), rate, new_rate)
 
 
 def test_the_same_rate_is_left_alone() -> None:

@@ -93,6 +93,20 @@ def test_another_sampling_rate_is_resampled_and_said(
     assert soundfile.info("out/wide.wav").frames == int(0.3 * 8000) // toy_mel.hop_length * toy_mel.hop_length
 
 
+def test_what_cannot_be_resampled_or_read_is_named_and_the_others_are_spoken(
+    wavenet: Callable[..., Finished], folder: Path, toy_student: Path, toy_speech: Speech
+) -> None:
+    Path("in").mkdir()
+    soundfile.write("in/odd.wav", toy_speech(0.3, rate=8_000), 8_001)
+    Path("in/archive.npy").write_bytes(b"PK\x03\x04 cut off")
+    Path("speech.wav").rename("in/speech.wav")
+    done = wavenet("synthesize", "in", "--out", "out", "--checkpoint", toy_student)
+    assert done.returncode == 2
+    assert "refused: in/archive.npy: not a plain .npy array" in done.stderr
+    assert "refused: in/odd.wav: the sampling rate is 8001 Hz" in done.stderr
+    assert [path.name for path in Path("out").iterdir()] == ["speech.wav"]
+
+
 def test_a_plot_is_a_picture_beside_the_wav(speak: Callable[..., Finished], folder: Path) -> None:
     Path("speech.wav").rename("it costs $1 or $^2.wav")  # two dollars would make a formula of it
     speak("it costs $1 or $^2.wav", "--out", "out", "--plot")
