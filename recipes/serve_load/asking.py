@@ -3,22 +3,27 @@
 import asyncio
 import io
 import time
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from itertools import product
 
 import httpx
 import numpy as np
 from numpy.typing import NDArray
+from websockets.exceptions import WebSocketException
 
 from data.audio import to_pcm
 from serve import Vocoder
+from serve.client import AsyncClient, ServerError
 
 Wave = NDArray[np.float32]
 HUNG = 60.0  # s without the end of an answer
 RIGHT, WRONG, HANGING = "right", "wrong audio", "hung"
 NPY = {"Content-Type": "application/x-npy"}
-FILE, STREAM = PATHS = ("/v1/synthesize", "/v1/stream")
-FORMATS = {FILE: "f32", STREAM: "s16"}
+FILE, STREAM, TALK = PATHS = ("/v1/synthesize", "/v1/stream", "ws /v1/stream")
+FORMATS = {FILE: "f32", STREAM: "s16", TALK: "f32"}
+CHUNK = 16  # frames of a message, where the mel comes in messages
+LATER = (429, 503)  # statuses that say when to come back
 TOLERANCE = 1e-5  # of the peak
 _KEPT = 2.0  # s that an idle connection is used again; the server closes it after 5
 
@@ -53,7 +58,7 @@ class Reply:
     """What became of a request.
 
     Attributes:
-        outcome: RIGHT, WRONG, HANGING, the status of a refusal, or the name of httpx's exception.
+        outcome: RIGHT, WRONG, HANGING, the status of a refusal, or the name of an exception of httpx or websockets.
         began: on the clock of `time.perf_counter`; when it was due, if it was sent later.
         first: s from there to the first byte of audio.
         seconds: s from there to the end.
@@ -87,6 +92,10 @@ def npy(array: NDArray[np.generic]) -> bytes:
     return buffer.getvalue()
 
 
+class Refused(Exception):  # noqa: N818 -- nothing is wrong
+    """With which status, and what is missing from it."""
+
+
 class Asker:
     """Sends questions, each kind of them equally often.
 
@@ -101,6 +110,7 @@ class Asker:
         self._voice = {} if speaker is None else {"speaker": speaker}
         limits = httpx.Limits(max_keepalive_connections=None if keep else 0, keepalive_expiry=_KEPT)
         self.http = httpx.AsyncClient(base_url=url, timeout=None, limits=limits, trust_env=False)
+        self._client = AsyncClient(url, timeout=HUNG)
         order = np.random.default_rng(0).permutation(len(PATHS) * len(asked))
         self._order = [(int(n) // len(PATHS), PATHS[int(n) % len(PATHS)]) for n in order]
         self._asked = 0
@@ -109,7 +119,11 @@ class Asker:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
         await self.http.aclose()
+        await self._client.close()
 
     def next(self) -> tuple[int, str]:
         """A question's number, and where to ask it."""
@@ -124,34 +138,50 @@ class Asker:
         """Sends one question, and waits for the end of what comes."""
         began = time.perf_counter() if due is None else due
         first, content, outcome = None, bytearray(), HANGING
-        query = {**self._voice, "seed": str(self.questions[number].seed), "format": FORMATS[path]}
         try:
-            async with (
-                asyncio.timeout(HUNG),
-                self.http.stream("POST", path, params=query, content=self._bodies[number], headers=NPY) as answer,
-            ):
-                async for chunk in answer.aiter_raw():
+            async with asyncio.timeout(HUNG):
+                async for piece in self._talk(number) if path == TALK else self._send(number, path):
                     first = first or time.perf_counter() - began
-                    content += chunk
-                outcome = self._judge(number, path, answer, content)
+                    content += piece
+            outcome = RIGHT if self.questions[number].right(content, path) else WRONG
         except TimeoutError:
             pass
-        except httpx.TransportError as error:
+        except Refused as refused:
+            outcome = str(refused)
+        except (httpx.TransportError, WebSocketException, OSError) as error:
             outcome = type(error).__name__
         samples = len(self.questions[number].wav) if outcome == RIGHT else 0
         return Reply(number, path, outcome, began, first, time.perf_counter() - began, samples)
 
-    def _judge(self, number: int, path: str, answer: httpx.Response, content: bytearray) -> str:
-        if answer.status_code == 200:
-            return RIGHT if self.questions[number].right(content, path) else WRONG
-        return refusal(answer.status_code, answer.headers)
+    async def _send(self, number: int, path: str) -> AsyncIterator[bytes]:
+        query = {**self._voice, "seed": str(self.questions[number].seed), "format": FORMATS[path]}
+        async with self.http.stream("POST", path, params=query, content=self._bodies[number], headers=NPY) as answer:
+            if answer.status_code != 200:
+                raise Refused(refusal(answer.status_code, answer.headers))
+            async for chunk in answer.aiter_raw():
+                yield chunk
+
+    async def _talk(self, number: int) -> AsyncIterator[bytes]:
+        question = self.questions[number]
+        try:
+            async for piece in self._client.speak(chunks(question.mel), seed=question.seed, **self._voice):
+                yield piece.tobytes()
+        except ServerError as error:
+            late = error.status in LATER and error.retry_after is None
+            raise Refused(f"{error.status} without Retry-After" if late else str(error.status)) from None
+
+
+async def chunks(mel: Wave) -> AsyncIterator[Wave]:
+    """(M, L) -> (M, n), as fast as they are taken"""
+    for begin in range(0, mel.shape[1], CHUNK):
+        yield mel[:, begin : begin + CHUNK]
 
 
 def refusal(status: int, headers: httpx.Headers) -> str:
     """The status of a refusal, and what is missing from it."""
     if headers.get("content-type") != "application/problem+json":
         return f"{status} without a problem"
-    if status in (429, 503) and not headers.get("retry-after", "").isdecimal():
+    if status in LATER and not headers.get("retry-after", "").isdecimal():
         return f"{status} without Retry-After"
     return str(status)
 

@@ -11,12 +11,25 @@ import numpy as np
 import pytest
 import typer
 from numpy.typing import NDArray
+from websockets.asyncio.server import ServerConnection, serve
 
 from data.audio import to_pcm
 from recipes import results
 from recipes.serve_load import asking
 from recipes.serve_load.__main__ import main
-from recipes.serve_load.asking import FILE, HANGING, RIGHT, STREAM, WRONG, Asker, Question, Reply, questions
+from recipes.serve_load.asking import (
+    FILE,
+    HANGING,
+    PATHS,
+    RIGHT,
+    STREAM,
+    TALK,
+    WRONG,
+    Asker,
+    Question,
+    Reply,
+    questions,
+)
 from recipes.serve_load.faults import broken
 from recipes.serve_load.load import Level, fair_queue, shared_evenly, summary, unloaded
 from recipes.serve_load.report import targets
@@ -24,6 +37,7 @@ from serve import Vocoder
 from serve.decoding import decode
 from serve.problems import Problem
 
+ABNORMAL = 1006  # of a connection that is lost
 REFUSED = b"Content-Type: application/problem+json\r\n"
 
 
@@ -33,10 +47,10 @@ def question(toy_student: Path) -> Question:
 
 
 def contents(wav: NDArray[np.float32]) -> dict[str, bytes]:
-    return {FILE: wav.astype("<f4").tobytes(), STREAM: to_pcm(wav).astype("<i2").tobytes()}
+    return {path: wav.astype("<f4").tobytes() for path in (FILE, TALK)} | {STREAM: to_pcm(wav).astype("<i2").tobytes()}
 
 
-@pytest.mark.parametrize("path", [FILE, STREAM])
+@pytest.mark.parametrize("path", PATHS)
 def test_only_one_pass_is_right(question: Question, path: str) -> None:
     wav = question.wav
     assert question.right(contents(wav)[path], path)
@@ -103,6 +117,60 @@ def test_every_kind_of_answer_is_told_from_the_others(
         reply = asked(question, path, said)
         assert (reply.outcome, reply.samples) == (outcome, 0)
     assert asked(question, path, answer(b"200 OK", b"", right)[:-8], stays=True).outcome == HANGING
+
+
+def conversed(question: Question, *messages: str | bytes, close: int | None = 1000, reads: int | None = None) -> Reply:
+    """The reply, where a server says this once it has read so many messages, by default all, and then ends or not."""
+
+    async def converse(socket: ServerConnection) -> None:
+        came = 0
+        while came != reads and (isinstance(message := await socket.recv(), bytes) or "end" not in message):
+            came += 1
+        for message in messages:
+            await socket.send(message)
+        if close is None:
+            await socket.wait_closed()
+        elif close == ABNORMAL:
+            socket.transport.abort()
+        else:
+            await socket.close(close)
+
+    async def ask() -> Reply:
+        async with serve(converse, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            async with Asker(f"http://127.0.0.1:{port}", [question]) as asker:
+                return await asker.ask(0, TALK)
+
+    return asyncio.run(ask())
+
+
+def test_every_end_of_a_conversation_is_told_from_the_others(
+    question: Question, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right, summary = contents(question.wav)[TALK], json.dumps({"type": "summary"})
+    half = len(right) // 8 * 4
+    told = conversed(question, right[:half], right[half:], summary)
+    assert (told.outcome, told.samples) == (RIGHT, len(question.wav))
+    assert told.first is not None and 0 < told.first <= told.seconds
+
+    def problem(status: int, **more: int) -> str:
+        return json.dumps({"type": "problem", "status": status, "detail": "no", **more})
+
+    for outcome, said, more in (
+        (WRONG, (right[::-1], summary), {}),
+        (WRONG, (right[:-8], summary), {}),
+        (WRONG, (summary,), {}),
+        ("429", (problem(429, retry_after=1),), {"close": 1013, "reads": 1}),
+        ("503", (right, problem(503, retry_after=1)), {"close": 1013}),
+        ("429 without Retry-After", (problem(429),), {"close": 1013}),
+        ("422", (problem(422),), {"close": 1008, "reads": 2}),
+        ("ConnectionClosedOK", (right,), {}),
+        ("ConnectionClosedError", (right,), {"close": ABNORMAL}),
+    ):
+        told = conversed(question, *said, **more)
+        assert (told.outcome, told.samples) == (outcome, 0)
+    monkeypatch.setattr(asking, "HUNG", 0.3)
+    assert conversed(question, right, close=None).outcome == HANGING
 
 
 def test_broken_bodies_are_broken(question: Question, toy_student: Path) -> None:
