@@ -65,6 +65,7 @@ class OutputDistribution(ABC):
 
     n_params: int
     n_noise: int  # columns of noise that one sample takes
+    limit: float = math.inf  # of |x|: beyond it the density is zero
 
     @abstractmethod
     def embed(self, x: Tensor) -> Tensor:
@@ -129,6 +130,7 @@ class MuLawCategorical(OutputDistribution):
 
     n_params = 256
     n_noise = 1
+    limit = 1.0
 
     def embed(self, x: Tensor) -> Tensor:
         return mulaw.compress(x)
@@ -146,7 +148,7 @@ class MuLawCategorical(OutputDistribution):
     def log_density(self, params: Tensor, x: Tensor) -> Tensor:
         log_widths = self._edges(params).diff().log()
         inside = self.log_prob(params, x) - log_widths[mulaw.encode(x)]
-        return torch.where(x.abs() <= 1, inside, -torch.inf)
+        return torch.where(x.abs() <= self.limit, inside, -torch.inf)
 
     def sample(self, params: Tensor, noise: Tensor) -> Tensor:
         """The first class whose cumulative probability exceeds the noise."""
@@ -155,11 +157,18 @@ class MuLawCategorical(OutputDistribution):
         return mulaw.decode(codes, params.dtype)
 
     def cross_entropy(self, params: Tensor, loc: Tensor, log_scale: Tensor, draws: Tensor | None) -> Tensor:
-        """Closed form: -sum_b P_S(b) [ln P_T(b) - ln width_b]; the edge bins take the student's tails."""
-        edges = self._edges(loc)
+        """Closed form: -sum_b P_S(b) [ln P_T(b) - ln width_b]; the edge bins take the student's tails.
+
+        There the density falls off by e every width of an edge bin: at an even density the KL would fall without end as
+        a student widens, for its entropy grows. So it stays above -ln 2, and what stays in the range pays nothing. For
+        a logistic student E[max(0, x - 1)] = s softplus((loc - 1) / s).
+        """
+        edges, scale = self._edges(loc), log_scale.exp()
         cdf = _logistic_cdf(edges[1:-1], loc, log_scale)  # (B, T, 255)
         masses = F.pad(cdf, (0, 1), value=1.0) - F.pad(cdf, (1, 0), value=0.0)  # (B, T, 256)
-        return -(masses * (torch.log_softmax(params, dim=-1) - edges.diff().log())).sum(dim=-1)
+        within = -(masses * (torch.log_softmax(params, dim=-1) - edges.diff().log())).sum(dim=-1)
+        beyond = scale * (F.softplus((loc - self.limit) / scale) + F.softplus((-self.limit - loc) / scale))  # (B, T)
+        return within + beyond / (edges[-1] - edges[-2])
 
     @staticmethod
     def _edges(like: Tensor) -> Tensor:

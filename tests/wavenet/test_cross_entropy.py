@@ -138,12 +138,24 @@ def test_without_the_widths_of_the_classes_the_least_divergence_is_elsewhere():
     assert log_scale[0, without[0].argmin()].exp().item() == pytest.approx(0.081, abs=0.002)
 
 
-def test_a_student_beyond_the_range_is_pulled_back_by_mu_law_classes():
-    """The edge classes take its tails, so the cross-entropy stays finite."""
-    log_scale = scalar(-1.0).requires_grad_()
-    loss = MuLawCategorical().cross_entropy(classes_of_logistic(0.05), scalar(1.2), log_scale, None)
-    (slope,) = torch.autograd.grad(loss.sum(), log_scale)
-    assert loss.isfinite().all() and slope.isfinite().all()
+@pytest.mark.parametrize("side", [-1, 1])
+def test_a_student_beyond_the_range_is_pulled_back_by_mu_law_classes(side):
+    """By the closed form alone, for no class says which way back is."""
+    for log_scale in (-6.0, -1.0, 2.0):
+        loc = scalar(side * 1.2).requires_grad_()
+        loss = MuLawCategorical().cross_entropy(torch.zeros(1, 1, 256), loc, scalar(log_scale), None)
+        assert side * torch.autograd.grad(loss.sum(), loc)[0].item() > 1
+
+
+@pytest.mark.parametrize("params", [torch.zeros(1, 1, 256), classes_of_logistic(0.05)], ids=["uniform", "logistic"])
+def test_no_student_gains_without_end_on_mu_law_classes(params):
+    """A student ever wider has ever more entropy, and what lies beyond the range must cost more than that."""
+    log_scale = torch.linspace(-6, 8, 281, dtype=torch.float64)[None]
+    loc = torch.linspace(-3, 3, 31, dtype=torch.float64)[:, None].expand(-1, 281)
+    cross = MuLawCategorical().cross_entropy(params.expand(31, 281, -1), loc, log_scale.expand(31, -1), None)
+    kl = cross - log_scale - 2
+    assert kl.min() > -math.log(2)
+    assert (kl[:, -60:].diff() > 0).all()  # from a scale of 150 on
 
 
 def test_a_mixture_needs_draws():
