@@ -99,7 +99,8 @@ class DistillationObjective(Objective):
         """The loss with all its terms, whatever the step, and of the student's audio:
 
         log_mel_l1: mean distance of its log-mel from the real one's,
-        bits: what a 16-bit sample of it costs under the teacher once it is clipped, as a sound file is,
+        bits: what a 16-bit sample of it costs under the teacher once it is clipped, as a sound file is, and to
+            what a mu-law teacher knows,
         bits_real: what one of the recording costs, and
         health/...: the figures of `distill.health`, of the recordings that are not silent.
         """
@@ -109,13 +110,14 @@ class DistillationObjective(Objective):
         x, log_scale = (each[:, -real.shape[1] :] for each in (sample.x, sample.log_scale))
         distance = (self.log_mel(x / self.gain) - self.log_mel(real / self.gain)).abs().mean()
         heard = self.teacher.distribution.quantise(batch.wav)[:, -sample.x.shape[1] :]
+        limit = min(self.gain, self.teacher.distribution.limit)
         health = examine(x, real, self.log_mel.config.sample_rate)
         health |= examine_scales(log_scale, real, self.model.config.base)
         figures = {
             "loss": report.loss,
             **report.terms,
             "log_mel_l1": distance,
-            "bits": self._bits(opinions[0], x.clamp(-1, 1)),
+            "bits": self._bits(opinions[0], x.clamp(-limit, limit)),
             "bits_real": self._bits(self._listen(heard, batch), heard[:, -real.shape[1] :]),
             **{f"health/{name}": value for name, value in health.items()},
         }

@@ -156,6 +156,47 @@ def test_gradient_flows_through_the_frozen_teacher_and_through_the_present_sampl
         assert _gradient(student) > 0
 
 
+@pytest.mark.parametrize("kind", OutputKind)
+def test_the_divergence_alone_teaches_through_the_past_that_the_teacher_reads(
+    make_objective: MakeObjective, batch: Batch, kind: OutputKind
+) -> None:
+    """Without the gradient of x_<t the student would learn something else."""
+    losses = LossesConfig(KLConfig(draws=10), ContrastiveConfig(0.0), PowerConfig([32], 0.0, 0.0, 0.0))
+    objective = make_objective(kind, losses)
+    slopes = []
+    for detached in (False, True):
+        with objective.teacher.register_forward_pre_hook(
+            lambda module, inputs, detached=detached: (inputs[0].detach() if detached else inputs[0], *inputs[1:])
+        ):
+            torch.manual_seed(1)
+            loss = objective(batch, 0).loss
+        gradient = torch.autograd.grad(loss, list(objective.model.parameters()))
+        slopes.append(torch.cat([slope.flatten() for slope in gradient]))
+    assert (slopes[0] - slopes[1]).norm() > 1e-4 * slopes[1].norm()  # two equal ones differ by 0
+
+
+def test_no_teacher_is_narrower_in_the_divergence_than_its_floor(make_objective: MakeObjective, batch: Batch) -> None:
+    terms = []
+    for floor in (None, -20.0, -3.5):  # the teacher's own is -7
+        losses = LossesConfig(KLConfig(floor=floor), ContrastiveConfig(0.0), PowerConfig([32], 0.0, 0.0, 0.0))
+        torch.manual_seed(0)
+        objective = make_objective(OutputKind.gaussian, losses)
+        with torch.no_grad():
+            objective.teacher.network.last.bias[1] = -5.0
+        torch.manual_seed(1)
+        terms.append(objective(batch, 0).terms)
+        torch.manual_seed(1)
+        sample = _whole_window(objective, batch)
+    assert terms[0] == terms[1]
+    teacher = objective.teacher
+    with torch.no_grad():
+        params = teacher(sample.x, batch.mel, batch.speaker, batch.margin)
+        params[..., 1] = params[..., 1].clamp(min=-3.5)
+        kl = kl_divergence(teacher.distribution, params, sample.loc, sample.log_scale, Base.normal, None).kl
+    torch.testing.assert_close(terms[2]["kl"], kl[:, batch.left :].mean())
+    assert terms[2]["kl"] < 0.5 * terms[0]["kl"]
+
+
 # Which samples count
 
 
@@ -463,6 +504,31 @@ def test_validation_tells_the_health_and_what_the_recording_costs(make_objective
     found = {name.removeprefix("health/"): value for name, value in figures.items() if name.startswith("health/")}
     assert found == pytest.approx(expected, rel=1e-3, abs=1e-3)
     assert objective.remark(figures) == str(diagnose(expected))
+
+
+@torch.no_grad()
+def test_the_bits_of_the_students_audio_are_those_of_a_file_which_clips_at_the_gain(
+    make_objective: MakeObjective, batch: Batch
+) -> None:
+    objective = make_objective(initial_scale=2.0)
+    torch.manual_seed(1)
+    figures = objective.validate(batch)
+    torch.manual_seed(1)
+    x = _whole_window(objective, batch).x
+    params = objective.teacher(x, batch.mel, batch.speaker, batch.margin)[:, batch.left :]
+    bits = [
+        objective.teacher.distribution.bits(params, x[:, batch.left :].clamp(-limit, limit), GAIN).mean().item()
+        for limit in (GAIN, 1.0, torch.inf)
+    ]
+    assert figures["bits"] == pytest.approx(bits[0], rel=1e-5)
+    assert not any(figures["bits"] == pytest.approx(other, rel=1e-2) for other in bits[1:])
+
+
+@torch.no_grad()
+def test_beyond_the_range_of_mu_law_the_bits_of_the_students_audio_stay_finite(
+    make_objective: MakeObjective, batch: Batch
+) -> None:
+    assert make_objective(OutputKind.mulaw, initial_scale=2.0).validate(batch)["bits"] < 40
 
 
 @torch.no_grad()
