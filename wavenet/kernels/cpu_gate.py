@@ -28,7 +28,7 @@ def gated_activation(hidden: Tensor, bias: Tensor | None, frames: Tensor | None,
     if W // 2 % LANES:
         if forced_backend() is not None:
             raise ValueError(f"backend native has no gate of 2 x {W // 2} channels: {LANES} must divide a half")
-        return reference.gated_activation(hidden, bias, frames, hop, offset).to(hidden.dtype)
+        return reference.gated_activation(hidden, bias, frames, hop, offset)
     framed = torch.zeros(B, 1, W) if frames is None else frames.float()
     if bias is not None:
         framed = framed + bias.float()  # (B, L, 2G)

@@ -64,7 +64,7 @@ def residual_layer(
     y, skips_out = _ResidualLayer.apply(  # type: ignore[no-untyped-call]
         shape, needs_gradient(tensors), *(None if t is None else t.float().contiguous() for t in tensors)
     )
-    return y.to(x.dtype), skips_out if S else None
+    return y.to(x.dtype), skips_out.to(x.dtype) if S else None
 
 
 class _ResidualLayer(torch.autograd.Function):

@@ -52,14 +52,15 @@ def gated_activation(hidden: Tensor, bias: Tensor | None, frames: Tensor | None,
         hop, offset: as in `interpolate_frames`.
 
     Returns:
-        (B, T, G)
+        (B, T, G), of the type of `hidden`, whatever that of bias and frames.
     """
+    dtype = hidden.dtype
     if bias is not None:
         hidden = hidden + bias
     if frames is not None:
         hidden = hidden + interpolate_frames(frames, hop, hidden.shape[1], offset)
     filter_half, gate_half = hidden.chunk(2, dim=-1)
-    return torch.tanh(filter_half) * torch.sigmoid(gate_half)
+    return (torch.tanh(filter_half) * torch.sigmoid(gate_half)).to(dtype)
 
 
 def dilated_convolution(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
@@ -102,13 +103,16 @@ def residual_layer(
         dilation: samples between two taps.
 
     Returns:
-        x + residual (B, T, C), skips + skip (B, T, S), or None where S is 0
+        x + residual (B, T, C), skips + skip (B, T, S), or None where S is 0; both of the type of x, whatever that of
+        the products.
     """
     C = x.shape[2]
     gated = gated_activation(dilated_convolution(x, weight, dilation), bias, frames, hop, offset)  # (B, T, G)
     out = F.linear(gated, out_weight, out_bias)  # (B, T, C + S)
-    skip = out[..., C:] if out.shape[2] > C else None
-    return x + out[..., :C], skip if skips is None or skip is None else skips + skip
+    y, skip = (x + out[..., :C]).to(x.dtype), out[..., C:] if out.shape[2] > C else None
+    if skip is None:
+        return y, None
+    return y, (skip if skips is None else skips + skip).to(x.dtype)
 
 
 def logistic_mixture_log_density(

@@ -21,7 +21,7 @@ MOST_ROWS, MOST_CHANNELS, WARPS = 64, 128, 8
 
 
 def gated_activation(hidden: Tensor, bias: Tensor | None, frames: Tensor | None, hop: int, offset: int = 0) -> Tensor:
-    """`reference.gated_activation`, computed in float32, in the type that PyTorch gives to the sum of the inputs."""
+    """`reference.gated_activation`, computed in float32."""
     check_dtype(hidden=hidden, bias=bias, frames=frames)
     return _gated_activation(hidden, bias, frames, hop, offset)
 
@@ -36,10 +36,7 @@ def _gated_activation(hidden: Tensor, bias: Tensor | None, frames: Tensor | None
 @_gated_activation.register_fake
 def _empty_output(hidden: Tensor, bias: Tensor | None, frames: Tensor | None, hop: int, offset: int) -> Tensor:
     B, T, width = hidden.shape
-    dtype = hidden.dtype
-    for tensor in (bias, frames):
-        dtype = dtype if tensor is None else torch.promote_types(dtype, tensor.dtype)
-    return hidden.new_empty(B, T, width // 2, dtype=dtype)
+    return hidden.new_empty(B, T, width // 2)
 
 
 @torch.library.custom_op("wavenet::gated_activation_backward", mutates_args=())

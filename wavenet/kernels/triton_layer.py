@@ -40,7 +40,7 @@ def residual_layer(
 ) -> tuple[Tensor, Tensor | None]:
     """`reference.residual_layer`, which also computes what has more than 256 gates.
 
-    Products are of the weights' type, or of autocast's; sums are float32; the outputs are of the type of x.
+    Products are of the weights' type, or of autocast's; sums are float32.
     """
     C, G = x.shape[2], weight.shape[0] // 2
     check_dtype(x=x, skips=skips, weight=weight, bias=bias, frames=frames, out_weight=out_weight, out_bias=out_bias)
