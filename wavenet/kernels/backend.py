@@ -38,8 +38,13 @@ def forced_backend() -> Backend | None:
 
 
 def best_backend(device: torch.device, dtype: torch.dtype) -> Backend:
-    """The fastest one for tensors of this device and dtype; the reference where no other is available."""
-    if device.type == "cpu" and dtype in native.DTYPES and native.library() is not None:
+    """The fastest one for tensors of this device and dtype; the reference where no other is available.
+
+    While torch.compile or torch.export traces a CPU's operators, the reference: C called by its address is no graph's.
+    """
+    if device.type == "cpu" and (torch.compiler.is_compiling() or dtype not in native.DTYPES):
+        return Backend.reference
+    if device.type == "cpu" and native.library() is not None:
         return Backend.native
     if device.type == "cuda" and dtype != torch.float64 and find_spec("triton") is not None:
         return Backend.triton

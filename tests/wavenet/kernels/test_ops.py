@@ -122,12 +122,44 @@ def test_the_layer_keeps_a_type_that_c_has_not(dtype):
     assert all(map(torch.equal, ops.residual_layer(*tensors, 2, 4, 0), right))
 
 
-def test_a_compiled_function_is_one_graph_of_the_backend_that_it_was_compiled_under():
-    hidden, frames = torch.randn(2, 8, 6), torch.randn(2, 2, 6)
-    compiled = torch.compile(ops.gated_activation, backend="aot_eager", fullgraph=True)
+@pytest.mark.parametrize("backend", ["reference", "native"])
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("others", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_outputs_are_of_the_type_of_the_first_input(dtype, others, autocast, backend):
+    """Whatever that of biases and frames, and of the products."""
+    gate, layer = ({name: torch.randn(shape, dtype=dtype) for name, shape in shapes.items()} for shapes in (GATE, LAYER))
+    for tensors in (gate, layer):
+        tensors["bias"], tensors["frames"] = tensors["bias"].to(others), tensors["frames"].to(others)
+    with use_backend(backend), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        assert ops.gated_activation(*gate.values(), 4).dtype is dtype
+        for skips in (layer["skips"], None):
+            outputs = ops.residual_layer(*(layer | {"skips": skips}).values(), 2, 4)
+            assert [output.dtype for output in outputs] == [dtype, dtype]
+
+
+@pytest.mark.parametrize("backend", [None, "reference"])
+@pytest.mark.parametrize("op", CALLS)
+def test_a_compiled_function_is_one_graph_of_the_backend_that_it_was_compiled_under(op, backend):
+    """C is no graph's: unless another backend is forced, a compiler gets the reference."""
+    compiled = torch.compile(getattr(ops, op), backend="aot_eager", fullgraph=True)
+    shapes, numbers = CALLS[op]
+    tensors = [torch.randn(shape) for shape in shapes.values()]
     with use_backend("reference"):
-        expected = ops.gated_activation(hidden, None, frames, 4)
-        assert torch.equal(compiled(hidden, None, frames, 4), expected)
+        expected = getattr(ops, op)(*tensors, *numbers.values())
+    with use_backend(backend) if backend else nullcontext():
+        torch.testing.assert_close(compiled(*tensors, *numbers.values()), expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_what_is_exported_is_the_reference(strict):
+    class Gate(torch.nn.Module):
+        def forward(self, hidden, bias, frames):
+            return ops.gated_activation(hidden, bias, frames, 4)
+
+    tensors = tuple(torch.randn(shape) for shape in GATE.values())
+    exported = torch.export.export(Gate(), tensors, strict=strict).module()
+    assert torch.equal(exported(*tensors), reference.gated_activation(*tensors, 4))
 
 
 @pytest.mark.parametrize(
