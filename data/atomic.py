@@ -1,7 +1,10 @@
 """Files that are either absent or whole."""
 
+import hashlib
 import os
 from pathlib import Path
+
+LONGEST_NAME = 255  # bytes
 
 
 def write_atomic(path: Path, content: bytes | memoryview, *, durable: bool = False) -> None:
@@ -13,7 +16,7 @@ def write_atomic(path: Path, content: bytes | memoryview, *, durable: bool = Fal
     Raises:
         OSError: the folder is missing or not writable, or the disk is full; it names `path`, which keeps its content.
     """
-    temporary = path.with_name(f".{path.name}.tmp")  # a fixed name, so that what a kill leaves is reused
+    temporary = _temporary(path)
     try:
         with temporary.open("wb") as file:
             file.write(content)
@@ -27,6 +30,13 @@ def write_atomic(path: Path, content: bytes | memoryview, *, durable: bool = Fal
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _temporary(path: Path) -> Path:
+    """A fixed name, so that what a kill leaves is reused; of a name as long as may be, its hash."""
+    name = f".{path.name}.tmp"
+    too_long = len(os.fsencode(name)) > LONGEST_NAME
+    return path.with_name(f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()}.tmp" if too_long else name)
 
 
 def _sync_folder(folder: Path) -> None:

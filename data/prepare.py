@@ -8,12 +8,14 @@
     DIR/f0/ID.npy        float32 (L,), Hz, 0 where there is no voice; only with pitch=true
     DIR/skipped.jsonl    what was left out, and why
     DIR/settings.json    what the features were made with
+    DIR/sources.json     what they were made of
 
 The lower floor makes a random gain exact: log_mel(g x) = max(stored + ln g, ln floor) for every g up to 4.
 """
 
 import io
 import json
+import os
 from collections import Counter
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -24,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from data.atomic import write_atomic
+from data.atomic import LONGEST_NAME, write_atomic
 from data.audio import AudioError, Wave, from_pcm, resample, to_pcm
 from data.corpora import CorpusConfig, Skip, Utterance, list_corpus
 from data.levels import CorpusLevels, Levels, corpus_levels, measure
@@ -32,6 +34,9 @@ from data.manifest import FORMAT, DataError, Entry, Split, assign_splits, write_
 from data.mel import GAIN_LIMIT, MelConfig, log_mel
 from data.parallel import map_in_order
 from data.pitch import fundamental, pyworld
+from data.sources import forget_replaced
+
+LONGEST_ID = LONGEST_NAME - len(".npy")  # bytes
 
 
 @dataclass
@@ -113,6 +118,8 @@ class _Features:
 def prepare(config: PrepareConfig) -> PrepareReport:
     """Make `config.out`; after an interruption at any moment the same call goes on and gives the same bytes.
 
+    In a finished folder, it does what was added or replaced since.
+
     Raises:
         ValueError: an empty corpus, a broken layout, or a folder that was prepared with other settings.
         OSError: the folder is not writable, or the disk is full.
@@ -124,6 +131,7 @@ def prepare(config: PrepareConfig) -> PrepareReport:
     if not utterances:
         raise ValueError(f"{config.corpus.root}: no sound files in this corpus; check corpus.root and corpus.kind")
     _claim(out, config)
+    forget_replaced(out, utterances)
     done: dict[str, _Features] = {}
     results = map_in_order(partial(_process, config=config), utterances, config.workers, "prepare")
     for utterance, result in zip(utterances, results, strict=True):
@@ -226,10 +234,15 @@ def _flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _process(utterance: Utterance, config: PrepareConfig) -> _Features | Skip:
-    """Write the files of an utterance that are not there."""
+    """Write the files of an utterance that are not there, the waveform last: with it they are whole."""
+    if (length := len(os.fsencode(utterance.id))) > LONGEST_ID:
+        return Skip(
+            utterance.id, f"a name of {length} bytes; the name of an .npy file has at most {LONGEST_ID}: shorten it"
+        )
     out, mel = Path(config.out), config.mel
     wav_path, mel_path, f0_path = (out / kind / f"{utterance.id}.npy" for kind in ("wav", "mel", "f0"))
     pcm, rate = _stored(wav_path, mel_path, mel), None
+    stored = pcm is not None
     if pcm is None:
         try:
             wav, rate = utterance.read()
@@ -239,10 +252,10 @@ def _process(utterance: Utterance, config: PrepareConfig) -> _Features | Skip:
         exact = torch.from_numpy(from_pcm(pcm)).double()
         log = log_mel(exact, replace(mel, floor=mel.floor / GAIN_LIMIT))  # (M, L)
         write_atomic(mel_path, _npy(log.float().numpy()))
-        write_atomic(wav_path, _npy(pcm))
-    frames = len(pcm) // mel.hop_length
-    if config.pitch and (rate is not None or _shape(f0_path) != (frames,)):
+    if config.pitch and not (stored and _shape(f0_path) == (len(pcm) // mel.hop_length,)):
         write_atomic(f0_path, _npy(fundamental(from_pcm(pcm), mel.sample_rate, mel.hop_length)))
+    if not stored:
+        write_atomic(wav_path, _npy(pcm))
     return _Features(measure(pcm, mel.sample_rate), source_rate=rate)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -163,6 +164,99 @@ def test_bad_files_are_skipped_and_reported_by_name_and_reason(tmp_path: Path, s
     assert "resampled 16000 -> 8000 Hz: 4 utterances" in text
     assert "samples at full scale" in text
     assert all(f"{name}: " in text for name in reasons)
+
+
+def test_a_file_that_cannot_be_read_or_named_ends_nothing(
+    tmp_path: Path, small_mel: MelConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, out = tmp_path / "in", tmp_path / "out"
+    root.mkdir()
+    for n in range(3):
+        write_noise(root / f"good{n}.wav")
+    write_noise(root / "locked.wav")
+    write_noise(root / f"{'l' * 248}.wav")
+    write_noise(root / f"{'m' * 252}.au")
+    opened = Path.open
+
+    def forbid(path: Path, *arguments: object, **options: object) -> object:
+        if path.name == "locked.wav":
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", forbid)
+    report = prepare(folder_config(root, small_mel, out))
+    reasons = {skip.name: skip.reason for skip in report.skipped}
+    assert set(reasons) == {"locked", "m" * 252}
+    assert "Permission denied" in reasons["locked"]
+    assert "at most 251" in reasons["m" * 252]
+    assert (out / "wav" / f"{'l' * 248}.npy").is_file()
+
+
+def test_a_recording_that_was_replaced_is_prepared_again_and_no_other(
+    prepare_config: PrepareConfig, recordings: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "in"
+    shutil.copytree(recordings, root)
+    config = replace(prepare_config, corpus=replace(prepare_config.corpus, root=str(root)), out=str(tmp_path / "out"))
+    prepare(config)
+    labels = tmp_path / "out" / "phones"
+    labels.mkdir()
+    for name in ("clip00", "clip01"):
+        (labels / f"{name}.npy").touch()
+    before = contents(config.out)
+    shutil.copy(root / "clip05.flac", root / "clip00.flac")  # another sound
+    assert prepare(config).resumed == 11
+    after = contents(config.out)
+    assert after["wav/clip00.npy"] == before["wav/clip05.npy"]
+    assert after["mel/clip00.npy"] == before["mel/clip05.npy"]
+    assert "phones/clip00.npy" not in after
+    changed = {name for name in before if before[name] != after.get(name)} - {"corpus.json"}
+    assert changed == {"wav/clip00.npy", "mel/clip00.npy", "phones/clip00.npy", "sources.json", "manifest.jsonl"}
+    assert prepare(config).resumed == 12
+
+
+def test_a_replacement_of_the_same_length_and_the_same_size_is_seen_by_its_time(
+    tmp_path: Path, small_mel: MelConfig
+) -> None:
+    root, config = tmp_path / "in", folder_config(tmp_path / "in", small_mel, tmp_path / "out")
+    root.mkdir()
+    for n in range(3):
+        write_noise(root / f"good{n}.wav")
+    prepare(config)
+    write_noise(root / "good1.wav", level=0.2)
+    os.utime(root / "good1.wav", ns=(0, 0))  # an older file, moved here
+    assert prepare(config).resumed == 2
+
+
+def test_a_kill_between_a_replacement_and_its_features_leaves_no_old_ones(
+    prepare_config: PrepareConfig, recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "in"
+    shutil.copytree(recordings, root)
+    config = replace(prepare_config, corpus=replace(prepare_config.corpus, root=str(root)), out=str(tmp_path / "out"))
+    prepare(config)
+    shutil.copy(root / "clip05.flac", root / "clip00.flac")
+    monkeypatch.setattr("data.prepare.map_in_order", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        prepare(config)
+    monkeypatch.undo()
+    assert prepare(config).resumed == 11
+    assert np.array_equal(*(np.load(tmp_path / "out" / "wav" / f"clip{n}.npy") for n in ("00", "05")))
+
+
+def test_a_folder_that_was_prepared_before_sources_were_kept_is_read_and_goes_on(
+    prepare_config: PrepareConfig, recordings: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "in"
+    shutil.copytree(recordings, root)
+    config = replace(prepare_config, corpus=replace(prepare_config.corpus, root=str(root)), out=str(tmp_path / "out"))
+    prepare(config)
+    (tmp_path / "out" / "sources.json").unlink()
+    PreparedCorpus(config.out)
+    assert prepare(config).resumed == 12
+    (tmp_path / "out" / "sources.json").unlink()
+    (root / "clip00.flac").touch()  # newer than its features
+    assert prepare(config).resumed == 11
 
 
 def test_a_corpus_without_sound_files_is_refused(tmp_path: Path, small_mel: MelConfig) -> None:
