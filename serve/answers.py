@@ -1,6 +1,5 @@
 """Waveforms as bytes: whole files, and answers that begin before their end is known."""
 
-import asyncio
 import struct
 from enum import StrEnum
 
@@ -17,6 +16,7 @@ from serve.service import Service
 from serve.streaming import VocoderStream
 
 Wave = NDArray[np.float32]
+MOST_AT_ONCE = 2**16  # bytes of a file
 RAW = "application/octet-stream"  # samples alone, mono, little-endian
 
 
@@ -54,6 +54,17 @@ def wav_header(samples: int, rate: int) -> bytes:
     return form + struct.pack("<4sIHHIIHH4sI", b"fmt ", 16, 1, 1, rate, 2 * rate, 2, 16, b"data", size)
 
 
+class WholeResponse(Response):
+    """A whole file, handed over no faster than the client reads it, so that its request runs until then."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        for start in range(0, len(self.body), MOST_AT_ONCE):
+            stop = start + MOST_AT_ONCE
+            body = self.body[start:stop]
+            await send({"type": "http.response.body", "body": body, "more_body": stop < len(self.body)})
+
+
 class SpokenResponse(Response):
     """The waveform of a mel, sent while it is being made.
 
@@ -85,10 +96,9 @@ class SpokenResponse(Response):
                         if not started:
                             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
                             body, started = self._header() + body, True
-                        async with asyncio.timeout(self._service.config.patience):
-                            await send({"type": "http.response.body", "body": body, "more_body": True})
+                        await send({"type": "http.response.body", "body": body, "more_body": True})
                     self._service.spoken(job, self._rate)
-        except (ClientGone, TimeoutError):
+        except ClientGone:
             return
         await send({"type": "http.response.body", "body": b""})
 

@@ -10,7 +10,7 @@ import numpy as np
 from fastapi import FastAPI, Query, Request, WebSocket
 from starlette.responses import Response
 
-from serve.answers import MEDIA_TYPES, SpokenResponse, encode
+from serve.answers import MEDIA_TYPES, WholeResponse, SpokenResponse, encode
 from serve.asking import FileOptions, StreamOptions, understand
 from serve.connection import connected
 from serve.documents import BODY, FILE, INFORMATION, STREAM, problems
@@ -70,7 +70,7 @@ def _add_speech(app: FastAPI, service: Service) -> None:
             content = await service.compute(encode, wav, asked.vocoder.sample_rate, options.format)
         factor = service.spoken(job, asked.vocoder.sample_rate)
         headers = {**asked.headers, "X-Real-Time-Factor": f"{factor:.3f}"}
-        return Response(content, headers=headers, media_type=MEDIA_TYPES[options.format])
+        return WholeResponse(content, headers=headers, media_type=MEDIA_TYPES[options.format])
 
     @app.post("/v1/stream", openapi_extra=BODY, responses=STREAM, response_class=Response)
     async def stream(request: Request, options: Annotated[StreamOptions, Query()]) -> Response:

@@ -1,18 +1,24 @@
 """What one may expect of a client: that it is still there, that it sends, that it reads."""
 
 import asyncio
+import contextlib
+import socket
+import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from http import HTTPStatus
+from typing import Any
 
 import h11
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive
 from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from serve.problems import ClientGone, Problem
 
 _DIGITS = 18  # of a Content-Length that is looked at
+_RESET = struct.pack("ii", 1, 0)  # SO_LINGER: on, for 0 s
 HEAD_PATIENCE = 10.0  # s, for the head of a request
 
 
@@ -65,19 +71,72 @@ async def read_body(request: Request, most: int, patience: float) -> bytes:
     return bytes(content)
 
 
-class PatientProtocol(H11Protocol):
+class _Transport:
+    """asyncio's, which once closed waits no longer than so many seconds for the client to read the rest."""
+
+    def __init__(self, transport: asyncio.Transport, patience: float) -> None:
+        self._transport, self._patience = transport, patience
+
+    def close(self) -> None:
+        if not self._transport.is_closing():
+            self._transport.close()
+            if self._transport.get_write_buffer_size():
+                self.expect_reading()
+
+    def expect_reading(self) -> asyncio.TimerHandle:
+        """Gives the client up unless this is cancelled."""
+        return asyncio.get_running_loop().call_later(self._patience, self.abort)
+
+    def abort(self) -> None:
+        """The system forgets what was not read, too."""
+        with contextlib.suppress(OSError):  # gone already
+            self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        self._transport.abort()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
+class _Reading:
+    """A protocol that gives up who does not read: whatever waits for that, waits no longer."""
+
+    transport: Any
+    _expected: asyncio.TimerHandle
+
+    def pause_writing(self) -> None:
+        super().pause_writing()  # type: ignore[misc]
+        self._expected = self.transport.expect_reading()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()  # type: ignore[misc]
+        self._expected.cancel()
+
+
+class PatientWebSocket(_Reading, WebSocketsSansIOProtocol):
+    """uvicorn's, on the connection of a `PatientProtocol`."""
+
+
+class PatientProtocol(_Reading, H11Protocol):
     """uvicorn's HTTP/1.1, which also ends connections on which the head of a request does not come.
 
     What is no HTTP is a problem like any other.
+
+    Args:
+        patience: seconds that the client may take to read what is sent at a time.
     """
 
+    def __init__(self, patience: float, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._patience = patience
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        self._expect_head()
+        super().connection_made(_Transport(transport, self._patience))  # type: ignore[arg-type]
+        self._expect_head(None)
 
     def on_response_complete(self) -> None:
-        super().on_response_complete()
-        self._expect_head()
+        last = self.cycle
+        super().on_response_complete()  # which may begin the next one
+        self._expect_head(last)
 
     def send_400_response(self, msg: str) -> None:
         problem = Problem(
@@ -91,8 +150,8 @@ class PatientProtocol(H11Protocol):
         self.transport.write(b"".join(self.conn.send(event) or b"" for event in events))
         self.transport.close()
 
-    def _expect_head(self) -> None:
-        self.loop.call_later(HEAD_PATIENCE, self._give_up, self.cycle)
+    def _expect_head(self, last: object) -> None:
+        self.loop.call_later(HEAD_PATIENCE, self._give_up, last)
 
     def _give_up(self, last: object) -> None:
         if self.cycle is last and self.transport.get_protocol() is self:  # no WebSocket meanwhile

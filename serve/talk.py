@@ -30,7 +30,7 @@ async def talk(socket: WebSocket, service: Service) -> None:
         await socket.close()
     except Problem as problem:
         await break_off(socket.send, problem)
-    except (ClientGone, WebSocketDisconnect, TimeoutError):
+    except (ClientGone, WebSocketDisconnect):
         return
     except Exception:
         logger.exception("a conversation failed")
@@ -38,8 +38,7 @@ async def talk(socket: WebSocket, service: Service) -> None:
 
 
 async def _converse(socket: WebSocket, service: Service) -> None:
-    patience = service.config.patience
-    message = await _next(socket, patience)
+    message = await _next(socket, service.config.patience)
     if not isinstance(message, dict):
         raise Problem(400, "the conversation begins with frames: send {'type': 'start'} first")
     start = validated(Start, {**message, "format": _format(message)})
@@ -49,8 +48,7 @@ async def _converse(socket: WebSocket, service: Service) -> None:
         listener = asyncio.create_task(_listen(socket, service, vocoder, job, heard))
         try:
             async for wav in job.pieces():
-                async with asyncio.timeout(patience):
-                    await socket.send_bytes(raw(wav, start.format))
+                await socket.send_bytes(raw(wav, start.format))
             factor = service.spoken(job, vocoder.sample_rate)
         finally:
             listener.cancel()

@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 from collections.abc import Coroutine
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -20,7 +21,7 @@ import uvicorn
 from uvicorn.config import LOGGING_CONFIG
 
 from serve.app import create_app
-from serve.connection import PatientProtocol
+from serve.connection import PatientProtocol, PatientWebSocket
 from serve.service import Service
 from serve.settings import ServeConfig
 
@@ -46,8 +47,8 @@ class _Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 create_app(service, self._fail, load_first),
-                http=PatientProtocol,
-                ws="websockets-sansio",
+                http=partial(PatientProtocol, service.config.patience),  # type: ignore[arg-type]
+                ws=PatientWebSocket,
                 ws_max_size=service.config.max_bytes,
                 ws_per_message_deflate=False,
                 lifespan="on",

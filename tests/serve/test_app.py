@@ -1,5 +1,6 @@
 """The addresses, in this process: who is let in, what is refused, what is documented."""
 
+import asyncio
 import io
 import json
 import threading
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from starlette.testclient import WebSocketDenialResponse
 
 from serve import Vocoder
+from serve.answers import MOST_AT_ONCE, WholeResponse
 from serve.app import create_app
 from serve.models import Models
 from serve.service import Service
@@ -275,6 +277,20 @@ def test_a_body_that_is_being_decoded_has_its_place(
         go.set()
         assert first.result(60).status_code == 200
     assert client.post("/v1/stream", **body).status_code == 200
+
+
+def test_a_file_is_handed_over_bit_by_bit() -> None:
+    """So whoever does not read it keeps little, and a place for which there is a limit."""
+    content, sent = np.random.default_rng(0).bytes(3 * MOST_AT_ONCE + 1), []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    asyncio.run(WholeResponse(content)({"type": "http"}, None, send))  # type: ignore[arg-type]
+    parts = [message["body"] for message in sent[1:]]
+    assert b"".join(parts) == content
+    assert max(map(len, parts)) == MOST_AT_ONCE
+    assert [message["more_body"] for message in sent[1:]] == [True] * 3 + [False]
 
 
 def test_one_who_replaces_another_is_ready_before_it_listens(toy_student: Path) -> None:

@@ -2,7 +2,11 @@
 
 import asyncio
 import contextlib
+import functools
+import select
 import socket
+import threading
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +16,7 @@ from starlette.requests import Request
 from starlette.types import Message
 
 import serve.connection
-from serve.connection import PatientProtocol, connected, read_body
+from serve.connection import PatientProtocol, PatientWebSocket, connected, read_body
 from serve.problems import ClientGone, Problem
 from serve.settings import ServeConfig
 from serve.worker import listen
@@ -86,39 +90,119 @@ def test_work_for_a_client_that_stays_is_not_disturbed() -> None:
     assert asyncio.run(work(request())) == "done"
 
 
+@contextlib.asynccontextmanager
+async def serving(app: Any, patience: float = 60.0) -> AsyncIterator[int]:
+    """The port of a server in this thread, which can hand hardly anything over to the system's buffers."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        http, ws = functools.partial(PatientProtocol, patience), PatientWebSocket
+        config = uvicorn.Config(app, http=http, ws=ws, lifespan="off", log_level="error")  # type: ignore[arg-type]
+        server = uvicorn.Server(config)
+        server.capture_signals = lambda: contextlib.nullcontext()  # type: ignore[method-assign, assignment, return-value]
+        work = asyncio.create_task(server.serve([listening]))
+        try:
+            yield listening.getsockname()[1]
+        finally:
+            server.should_exit = True
+            await work
+
+
+async def everything_said(port: int, content: bytes) -> bytes:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(content)
+    answer = await asyncio.wait_for(reader.read(), 20)
+    writer.close()
+    return answer
+
+
+GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+async def slow(scope: Any, receive: Any, send: Any) -> None:
+    await asyncio.sleep(0.5)
+    await send({"type": "http.response.start", "status": 204, "headers": []})
+    await send({"type": "http.response.body"})
+
+
 def test_a_connection_on_which_no_request_comes_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serve.connection, "HEAD_PATIENCE", 0.1)
 
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        await asyncio.sleep(0.5)  # slower than that, but asked for
-        await send({"type": "http.response.start", "status": 204, "headers": []})
-        await send({"type": "http.response.body"})
+    async def run() -> list[bytes]:
+        async with serving(slow) as port:
+            return [await everything_said(port, content) for content in (b"", b"GET / HT", GET, 3 * GET)]
 
-    async def connect(port: int, content: bytes) -> bytes:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(content)
-        answer = await asyncio.wait_for(reader.read(), 20)
-        writer.close()
-        return answer
-
-    async def run(listening: socket.socket) -> list[bytes]:
-        config = uvicorn.Config(app, http=PatientProtocol, lifespan="off", ws="none", log_level="error")
-        server = uvicorn.Server(config)
-        server.capture_signals = lambda: contextlib.nullcontext()  # type: ignore[method-assign, assignment, return-value]
-        serving = asyncio.create_task(server.serve([listening]))
-        port = listening.getsockname()[1]
-        try:
-            return [
-                await connect(port, content) for content in (b"", b"GET / HT", b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-            ]
-        finally:
-            server.should_exit = True
-            await serving
-
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        nothing, part_of_a_head, whole = asyncio.run(run(listening))
+    nothing, part_of_a_head, whole, pipelined = asyncio.run(run())
     assert nothing == part_of_a_head == b""
     assert whole.startswith(b"HTTP/1.1 204")
+    assert pipelined.count(b"HTTP/1.1 204") == 3
+
+
+UPGRADE = b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+UPGRADE += b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+
+
+async def whole(scope: Any, receive: Any, send: Any) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"1000000")]})
+    await send({"type": "http.response.body", "body": bytes(10**6)})
+
+
+async def whole_and_closed(scope: Any, receive: Any, send: Any) -> None:
+    """Less than what makes the transport call for a pause."""
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"connection", b"close")]})
+    await send({"type": "http.response.body", "body": bytes(60_000)})
+
+
+async def endless(scope: Any, receive: Any, send: Any) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    with contextlib.suppress(ClientGone):
+        async with connected(receive):
+            while await asyncio.sleep(0, True):
+                await send({"type": "http.response.body", "body": bytes(2**16), "more_body": True})
+
+
+async def talkative(scope: Any, receive: Any, send: Any) -> None:
+    await send({"type": "websocket.accept"})
+    with contextlib.suppress(OSError):
+        while await asyncio.sleep(0, True):
+            await send({"type": "websocket.send", "bytes": bytes(2**16)})
+
+
+async def farewell(scope: Any, receive: Any, send: Any) -> None:
+    await send({"type": "websocket.accept"})
+    await send({"type": "websocket.send", "bytes": bytes(10**6)})
+    await send({"type": "websocket.close"})
+
+
+@pytest.mark.parametrize(
+    ("app", "head"),
+    [(whole, GET), (whole_and_closed, GET), (endless, GET), (talkative, UPGRADE), (farewell, UPGRADE)],
+    ids=["whole", "whole and closed", "endless", "talkative", "farewell"],
+)
+def test_who_stays_and_does_not_read_is_let_go(app: Any, head: bytes) -> None:
+    """Whatever is left of the answer, however it is sent: the application's task ends, and the connection too."""
+    ended = threading.Event()
+
+    async def watched(scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await app(scope, receive, send)
+        finally:
+            ended.set()
+
+    def stay(port: int) -> list[tuple[int, int]]:
+        with socket.socket() as silent:
+            silent.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+            silent.connect(("127.0.0.1", port))
+            silent.sendall(head)
+            assert ended.wait(30)
+            poll = select.poll()
+            poll.register(silent, 0)  # hung up, or an error
+            return poll.poll(30_000)
+
+    async def run() -> list[tuple[int, int]]:
+        async with serving(watched, patience=0.2) as port:
+            return await asyncio.to_thread(stay, port)
+
+    assert asyncio.run(run())
 
 
 def test_answers_are_sent_at_once() -> None:

@@ -5,9 +5,11 @@ import contextlib
 import io
 import json
 import os
+import select
 import shutil
 import signal
 import socket
+import struct
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -52,6 +54,11 @@ def server(start_server: Callable[..., Any], voices: Path) -> Any:
     return start_server(
         "--checkpoint", voices / "ada", "--checkpoint", f"robert={voices / 'bob'}", "--token", TOKEN, "--grace", 20
     )
+
+
+@pytest.fixture(scope="module")
+def impatient(start_server: Callable[..., Any], toy_student: Path) -> Any:
+    return start_server("--checkpoint", toy_student, "--patience", 1, "--max-seconds", 1000)
 
 
 @pytest.fixture(scope="module")
@@ -293,7 +300,12 @@ def test_no_message_breaks_a_conversation_other_than_by_a_problem(server: Any, m
 def test_bytes_that_are_no_http_leave_the_server_alive(server: Any, content: bytes) -> None:
     with socket.create_connection(("127.0.0.1", server.port), timeout=30) as raw:
         raw.sendall(content)
-    assert server.process.poll() is None
+        raw.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(ConnectionResetError):
+            while raw.recv(4000):
+                pass
+    assert server.get("/readyz").status_code == 200
+    assert "Traceback" not in server.log.read_text()
 
 
 def test_what_is_no_http_is_a_problem(server: Any) -> None:
@@ -319,6 +331,33 @@ def test_a_client_that_goes_away_frees_its_place(server: Any, toy_utterance: Utt
         assert b"200 OK" in raw.recv(2000)
     server.wait_until(lambda: server.counted("wavenet_running_requests") == 0, "end of the stream")
     assert server.counted("wavenet_samples_total") - before < 7000 * 64
+
+
+@pytest.mark.parametrize("path", ["/v1/synthesize", "/v1/stream", "conversation"])
+def test_a_client_that_stays_and_does_not_read_frees_its_place(
+    impatient: Any, toy_utterance: Utterance, path: str
+) -> None:
+    """Though it asks for more than the system's buffers hold."""
+    mel = np.tile(toy_utterance(100), (1, 400))
+    with socket.socket() as silent:
+        silent.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        silent.settimeout(60)
+        silent.connect(("127.0.0.1", impatient.port))
+        if path == "conversation":
+            silent.sendall(b"GET /v1/stream HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n")
+            silent.sendall(b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n")
+            for opcode, content in ((1, b'{"format": "f32"}'), (2, frames(mel)), (1, END.encode())):
+                silent.sendall(struct.pack(">BBQI", 0x80 + opcode, 0xFF, len(content), 0) + content)
+        else:
+            content = npy(mel)
+            silent.sendall(HEAD.replace(b"/v1/stream", f"{path}?format=f32".encode()))
+            silent.sendall(f"Content-Length: {len(content)}\r\n\r\n".encode() + content)
+        poll = select.poll()
+        poll.register(silent, 0)
+        assert poll.poll(60_000), "it is still connected"
+    impatient.wait_until(lambda: impatient.counted("wavenet_running_requests") == 0, "end of the answer")
+    assert impatient.get("/readyz").status_code == 200
+    assert "Traceback" not in impatient.log.read_text()
 
 
 def socket_to(server: Any) -> socket.socket:
