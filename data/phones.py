@@ -2,6 +2,7 @@
 
 DIR/phones.json      format, voice, phones: the names behind the labels, PAUSE first, then as they first occur
 DIR/phones/ID.npy    int16 (L,)
+DIR/texts.json       id -> hash of the text that was labelled
 """
 
 import io
@@ -26,6 +27,7 @@ from data.espeak import PAUSE
 from data.manifest import DataError, Entry, Split
 from data.mel import MelConfig, gained_mel
 from data.parallel import map_in_order
+from data.sources import hash_text, read_record, write_record
 
 FORMAT = 1
 
@@ -55,7 +57,8 @@ class PhoneReport:
 
 
 def label_corpus(corpus: PreparedCorpus, voice: str, workers: int | None) -> PhoneReport:
-    """Write the phones of every utterance that has a text; after an interruption the same call goes on.
+    """Write the phones of every utterance that has a text; after an interruption the same call goes on, and where
+    texts were replaced it labels these again.
 
     Args:
         voice: of eSpeak; a corpus that eSpeak spoke itself keeps its own voices.
@@ -75,6 +78,7 @@ def label_corpus(corpus: PreparedCorpus, voice: str, workers: int | None) -> Pho
         )
     left_out = [Skip(entry.id, "no text") for entry in entries if not entry.text]
     names = _claim(folder, voice)
+    _forget_replaced(folder, with_text)
     open_entries = [entry for entry in with_text if not _is_labelled(folder, entry)]
     voices = corpus.speakers if _is_synthetic(folder) else [voice] * len(corpus.speakers)
     process = partial(_phones_of, folder=folder, voices=voices, config=corpus.mel)
@@ -185,6 +189,16 @@ def _claim(folder: Path, voice: str) -> list[str]:
     (folder / "phones").mkdir(exist_ok=True)
     names: list[str] = settings["phones"]
     return names
+
+
+def _forget_replaced(folder: Path, entries: list[Entry]) -> None:
+    """Remove the labels of other texts than these."""
+    record = folder / "texts.json"
+    before, now = read_record(record), {entry.id: hash_text(entry.text) for entry in entries}
+    for entry in entries:
+        if before.get(entry.id, now[entry.id]) != now[entry.id]:
+            _path(folder, entry).unlink(missing_ok=True)
+    write_record(record, before | now)
 
 
 def _read_names(folder: Path) -> dict[str, Any] | None:

@@ -131,6 +131,8 @@ def prepare(config: PrepareConfig) -> PrepareReport:
     if not utterances:
         raise ValueError(f"{config.corpus.root}: no sound files in this corpus; check corpus.root and corpus.kind")
     _claim(out, config)
+    utterances, too_long = _nameable(utterances)
+    skipped += too_long
     forget_replaced(out, utterances)
     done: dict[str, _Features] = {}
     results = map_in_order(partial(_process, config=config), utterances, config.workers, "prepare")
@@ -165,6 +167,15 @@ def prepare(config: PrepareConfig) -> PrepareReport:
         full_scale=sum(features.levels.full_scale for features in done.values()),
         skipped=skipped,
     )
+
+
+def _nameable(utterances: list[Utterance]) -> tuple[list[Utterance], list[Skip]]:
+    """Those whose ids can name files, and the others."""
+    lengths = {utterance.id: len(os.fsencode(utterance.id)) for utterance in utterances}
+    too_long = {name: length for name, length in lengths.items() if length > LONGEST_ID}
+    reason = f"bytes are too many: the name of an .npy file has at most {LONGEST_ID}, so shorten it"
+    skipped = [Skip(name, f"{length} {reason}") for name, length in too_long.items()]
+    return [utterance for utterance in utterances if utterance.id not in too_long], skipped
 
 
 def _write_index(
@@ -235,10 +246,6 @@ def _flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _process(utterance: Utterance, config: PrepareConfig) -> _Features | Skip:
     """Write the files of an utterance that are not there, the waveform last: with it they are whole."""
-    if (length := len(os.fsencode(utterance.id))) > LONGEST_ID:
-        return Skip(
-            utterance.id, f"a name of {length} bytes; the name of an .npy file has at most {LONGEST_ID}: shorten it"
-        )
     out, mel = Path(config.out), config.mel
     wav_path, mel_path, f0_path = (out / kind / f"{utterance.id}.npy" for kind in ("wav", "mel", "f0"))
     pcm, rate = _stored(wav_path, mel_path, mel), None

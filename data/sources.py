@@ -29,13 +29,28 @@ def forget_replaced(folder: Path, utterances: Sequence[Utterance]) -> None:
         OSError: the folder is not writable, or the disk is full.
     """
     path = folder / "sources.json"
-    before = _read(path)
+    before = read_record(path)
     now = {utterance.id: found for utterance in utterances if (found := _source(utterance)) is not None}
     for name, source in now.items():
         if (source != before[name]) if name in before else _is_older(folder / "wav" / f"{name}.npy", source):
             for kind in FEATURES:
                 (folder / kind / f"{name}.npy").unlink(missing_ok=True)
-    write_atomic(path, json.dumps(before | now, ensure_ascii=False, indent=0).encode())
+    write_record(path, before | now)
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """What `write_record` wrote; what cannot be read says nothing."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def write_record(path: Path, record: dict[str, Any]) -> None:
+    """One line an id."""
+    lines = (f"{json.dumps(name)}: {json.dumps(value)}" for name, value in record.items())
+    write_atomic(path, ("{\n" + ",\n".join(lines) + "\n}\n").encode())
 
 
 def _source(utterance: Utterance) -> Any:
@@ -52,14 +67,5 @@ def _source(utterance: Utterance) -> Any:
 def _is_older(feature: Path, source: Any) -> bool:
     try:
         return isinstance(source, list) and feature.stat().st_mtime_ns < source[1]
-    except OSError:  # not there, or of a name that no file can have
+    except FileNotFoundError:
         return False
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """What cannot be read says nothing."""
-    try:
-        sources = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return sources if isinstance(sources, dict) else {}

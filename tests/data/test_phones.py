@@ -100,6 +100,22 @@ def test_what_has_no_text_is_left_out_and_counted(fresh: Path) -> None:
     assert not {dumb.id, mute.id} & {entry.id for entry in entries}
 
 
+def test_a_text_that_was_replaced_is_labelled_again_and_no_other(labelled: Path) -> None:
+    one, two, *_ = all_entries(PreparedCorpus(labelled))
+    before = labels(labelled)
+    rewrite_texts(labelled, {one.id: two.text})
+    assert label_corpus(PreparedCorpus(labelled), "en-us+m3", workers=0).resumed == 5
+    changed = {name for name, content in labels(labelled).items() if before[name] != content}
+    assert changed - {"phones.json"} == {f"{one.id}.npy"}
+    assert label_corpus(PreparedCorpus(labelled), "en-us+m3", workers=0).resumed == 6
+
+
+def test_labels_from_before_texts_were_kept_are_read_and_stay(labelled: Path) -> None:
+    (labelled / "texts.json").unlink()
+    LabelledCorpus(labelled)
+    assert label_corpus(PreparedCorpus(labelled), "en-us+m3", workers=0).resumed == 6
+
+
 def test_a_corpus_without_texts_is_refused(fresh: Path) -> None:
     rewrite_texts(fresh, {entry.id: "" for entry in all_entries(PreparedCorpus(fresh))})
     with pytest.raises(DataError, match=r"none of its 6 utterances has a text.*metadata\.csv"):
