@@ -3,8 +3,6 @@
 Letters as in packing.py, and U utterances. Arithmetic is that of the reference up to rounding, and the same for an
 utterance whatever else is computed beside it; a vector's own dtype is kept throughout, for float32 that slips into
 float64 halves the speed.
-
-numba's cache looks at this file alone: after a change in one of those that it is compiled from, touch it.
 """
 
 import math
@@ -13,9 +11,10 @@ from typing import NamedTuple
 import numpy as np
 from numba import types
 
+from wavenet.sampling.compilation import compiled
 from wavenet.sampling.numba_pieces import draw, embed, gate
 from wavenet.sampling.packing import PARTS, Array, PackedNetwork, PackedOutput
-from wavenet.sampling.vectors import Counters, add_products, compiled, observe, publish
+from wavenet.sampling.vectors import Counters, add_products, observe, publish
 
 _LINE = 16  # counters between those of two threads, so that they do not share a line of the cache
 _PATIENCE = 20_000  # looks at a counter before the processor is offered to others

@@ -4,8 +4,8 @@ import math
 
 import numpy as np
 
+from wavenet.sampling.compilation import compiled
 from wavenet.sampling.packing import MOL, MULAW, Array, PackedOutput
-from wavenet.sampling.vectors import compiled
 
 
 @compiled

@@ -6,27 +6,19 @@ weight is loaded once for up to four utterances. LLVM turns the vectors into tho
 """
 
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 from llvmlite import ir  # type: ignore[import-untyped]
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from wavenet.sampling.compilation import CONTRACT, compiled
 from wavenet.sampling.packing import LANES, PANEL, Array
 
 Counters = npt.NDArray[np.int64]
-Function = TypeVar("Function", bound=Callable[..., object])
-
-_CONTRACT = ("contract",)  # a product and a sum may become one instruction
-
-
-def compiled(function: Function) -> Function:
-    """Sums keep their order; the lock of Python is not held."""
-    compiler = njit(cache=True, nogil=True, error_model="numpy", fastmath=set(_CONTRACT))
-    return cast(Function, compiler(function))
 
 
 @compiled
@@ -82,8 +74,8 @@ def _accumulator(utterances: int, vectors: int) -> Callable[..., None]:
                 place = builder.add(_plus(builder, at_x, rows, u, 0), row.index)
                 inputs.append(_splat(builder, builder.load(builder.gep(base_x, [place])), vector))
             for (u, v), total in zip(block, sums, strict=True):
-                product = builder.fmul(inputs[u], weights[v], flags=_CONTRACT)
-                builder.store(builder.fadd(product, builder.load(total), flags=_CONTRACT), total)
+                product = builder.fmul(inputs[u], weights[v], flags=CONTRACT)
+                builder.store(builder.fadd(product, builder.load(total), flags=CONTRACT), total)
         for place, total in zip(places, sums, strict=True):
             pointer = builder.bitcast(builder.gep(base_y, [place]), vector.as_pointer())
             builder.store(builder.load(total), pointer, align=4)

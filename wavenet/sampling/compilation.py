@@ -1,0 +1,39 @@
+"""numba for this folder: how its functions are compiled, and when machine code on the disk may be used again."""
+
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from numba import njit
+from numba.core.caching import FunctionCache, IndexDataCacheFile
+
+Function = TypeVar("Function", bound=Callable[..., object])
+
+CONTRACT = ("contract",)  # a product and a sum may become one instruction
+
+
+def stamp(folder: Path) -> str:
+    """Of the sources in a folder: their names and what is in them."""
+    digest = sha256()
+    for path in sorted(folder.glob("*.py")):
+        digest.update(f"{path.name} {sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return digest.hexdigest()
+
+
+SOURCES = stamp(Path(__file__).parent)
+
+
+class _Cache(FunctionCache):  # type: ignore[misc]
+    """numba's cache, which looks at the file of a function alone: here at all those whose code goes into it."""
+
+    def __init__(self, function: Callable[..., object]) -> None:
+        super().__init__(function)
+        self._cache_file = IndexDataCacheFile(self._cache_path, self._impl.filename_base, SOURCES)
+
+
+def compiled(function: Function) -> Function:
+    """Sums keep their order; the lock of Python is not held."""
+    dispatcher: Any = njit(nogil=True, error_model="numpy", fastmath=set(CONTRACT))(function)
+    dispatcher._cache = _Cache(function)
+    return cast(Function, dispatcher)
