@@ -60,7 +60,7 @@ class CropConfig:
     """What a training step sees of an utterance; the context around it is the networks' to say."""
 
     frames: int = 32  # in the loss
-    random_gain_db: float = 6.0  # each crop is made up to so much louder or quieter
+    random_gain_db: float = 6.0  # each crop is made up to so much louder or quieter, and no louder than [-1, 1]
 
     def __post_init__(self) -> None:
         if self.frames < 1:
@@ -170,7 +170,8 @@ class CropDataset(Dataset[Crop]):
         frames: frames of the target, those in the loss.
         left_frames: frames of left context before them.
         margin: further mel frames on both sides, for the context network.
-        random_gain_db: each crop's level changes by a gain drawn from +- so many dB, uniformly.
+        random_gain_db: each crop's level changes by a gain drawn from +- so many dB, uniformly; none takes a crop out of
+            [-1, 1], beyond which the networks know no sound.
     """
 
     def __init__(
@@ -202,7 +203,7 @@ class CropDataset(Dataset[Crop]):
         rng = np.random.Generator(np.random.Philox(key=key))
         entry, start = self._draw(rng)
         gain = 10 ** (rng.uniform(-self.random_gain_db, self.random_gain_db) / 20)
-        return self.crop(entry, start, gain)
+        return self.crop(entry, start, min(gain, self._headroom(entry, start)))
 
     def crop(self, entry: Entry, start: int, gain: float = 1.0) -> Crop:
         """The crop whose target begins at frame `start`, its level changed by `gain`."""
@@ -231,10 +232,18 @@ class CropDataset(Dataset[Crop]):
 
     def _silent(self, entry: Entry, start: int) -> bool:
         """Nothing above SILENCE_PEAK in the target: densities of such crops are steep, and teach next to nothing."""
+        return self._peak(entry, start, start + self.frames) < SILENCE_PEAK
+
+    def _headroom(self, entry: Entry, start: int) -> float:
+        """The gain that brings the peak of a crop to 1; at least 1."""
+        peak = self._peak(entry, max(0, start - self.left_frames), start + self.frames)
+        return max(1.0, 1 / peak) if peak else math.inf
+
+    def _peak(self, entry: Entry, begin: int, end: int) -> float:
+        """Of the frames from `begin` to `end`."""
         hop = self.corpus.mel.hop_length
-        target = self.corpus.pcm(entry)[start * hop : (start + self.frames) * hop]
-        peak = max(-int(target.min()), int(target.max())) / PCM_SCALE
-        return peak * self.corpus.gain < SILENCE_PEAK
+        samples = self.corpus.pcm(entry)[begin * hop : end * hop]
+        return max(-int(samples.min()), int(samples.max())) / PCM_SCALE * self.corpus.gain
 
 
 class _Indices(Sampler[int]):

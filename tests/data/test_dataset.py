@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data.audio import from_pcm
 from data.corpora import CorpusConfig, CorpusKind
 from data.dataset import Batch, CropConfig, CropDataset, PreparedCorpus, collate, loader
 from data.manifest import DataError
@@ -279,3 +280,24 @@ def test_a_file_of_another_size_is_named_on_reading(copy: Path) -> None:
     np.save(copy / "mel" / f"{entry.id}.npy", np.zeros((20, 3), np.float32))
     with pytest.raises(DataError, match=r"holds float32 \(20, 3\), the manifest says float32"):
         corpus.mel_of(entry)
+
+
+@pytest.mark.parametrize("own", [0.5, 1.0])
+def test_no_random_gain_makes_a_sound_within_the_range_leave_it(own: float, prepared: PreparedCorpus) -> None:
+    loudest = max(np.abs(from_pcm(prepared.pcm(entry))).max() for entry in prepared.entries("train"))
+    corpus = PreparedCorpus(prepared.folder, gain=own / loudest)  # as of another model, whose corpus was quieter
+    dataset = CropDataset(corpus, "train", frames=12, left_frames=4, margin=2, random_gain_db=12.0, seed=3)
+    peaks = np.array([np.abs(dataset[n].wav).max() for n in range(200)])
+    assert peaks.max() <= 1 + 1e-6
+    assert peaks.max() > 0.999  # the bound is reached, and is no lower
+
+
+def test_what_is_beyond_the_range_by_itself_gets_no_louder(prepared: PreparedCorpus) -> None:
+    corpus = PreparedCorpus(prepared.folder, gain=100.0)
+    drawn = CropDataset(corpus, "train", frames=12, left_frames=4, margin=2, random_gain_db=12.0, seed=3)
+    plain = CropDataset(corpus, "train", frames=12, left_frames=4, margin=2, random_gain_db=0.0, seed=3)
+    ratios = np.array([np.abs(drawn[n].wav).max() / np.abs(plain[n].wav).max() for n in range(100)])
+    loud = np.array([np.abs(plain[n].wav).max() > 1 for n in range(100)])
+    assert loud.sum() > 50
+    assert ratios[loud].max() == pytest.approx(1.0)
+    assert ratios[loud].min() < 0.3
