@@ -10,7 +10,7 @@ import numpy as np
 from fastapi import FastAPI, Query, Request, WebSocket
 from starlette.responses import Response
 
-from serve.answers import MEDIA_TYPES, WholeResponse, SpokenResponse, encode
+from serve.answers import MEDIA_TYPES, SpokenResponse, WholeResponse, encode
 from serve.asking import FileOptions, StreamOptions, understand
 from serve.connection import connected
 from serve.documents import BODY, FILE, INFORMATION, STREAM, problems

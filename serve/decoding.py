@@ -7,6 +7,8 @@ import io
 import json
 import math
 import re
+import time
+from array import array
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +29,12 @@ _HEADER = re.compile(
     re.DOTALL,
 )
 
+MOST_AT_ONCE = 2**17  # bytes of JSON: a frame, or all that is around the frames
+_SPACE = rb"[ \t\r\n]{0,999}"
+_MEL = re.compile(rb'"mel"' + _SPACE + b":" + _SPACE + rb"\[(?=" + _SPACE + rb"\[)")
+_ROW = re.compile(_SPACE + rb"(\[[^\[\]]{0,%d}\])" % (MOST_AT_ONCE - 2) + _SPACE + rb"([,\]])")
+_NO_FRAMES = "mel is no list of frames, each a list of numbers: send mel.T.tolist()"
+
 Mel = NDArray[np.floating[Any]]
 
 
@@ -46,7 +54,7 @@ def decode(content: bytes, media_type: str, vocoder: Vocoder, max_seconds: float
     """
     try:
         if media_type == "application/json":
-            asked = _json(content)
+            asked = _json(content, vocoder, max_seconds)
         elif media_type == "application/x-npy":
             asked = Asked(_npy(content, vocoder, max_seconds))
         elif media_type.startswith("audio/"):
@@ -112,27 +120,56 @@ def _dtype(descr: str) -> np.dtype[Any]:
     raise MelError(f"the .npy file holds {what}: give natural logarithms as float32, mel.astype(np.float32)")
 
 
-def _json(content: bytes) -> Asked:
-    """{"mel": L lists of M numbers, ...}"""
-    try:
-        body = json.loads(content, parse_constant=_constant)
-    except (ValueError, RecursionError) as error:
-        raise Problem(400, f"the body is not JSON ({str(error)[:100]}): send {{'mel': [[...], ...]}}") from None
+def _json(content: bytes, vocoder: Vocoder, max_seconds: float) -> Asked:
+    """{"mel": L lists of M numbers, ...}, frame by frame: while it parses, the event loop cannot run."""
+    rows, rest = None, content
+    if begin := _MEL.search(content, 0, MOST_AT_ONCE):
+        rows, end = _rows(content, begin.end(), vocoder, max_seconds)
+        rest = content[: begin.start()] + b'"mel": []' + content[end:]
+    if len(rest) > MOST_AT_ONCE:
+        raise Problem(
+            400,
+            f"the body is not JSON of a mel: {len(rest)} bytes are no frames, of at most {MOST_AT_ONCE}: "
+            "send {'mel': [[...], ...]}",
+        )
+    body = _parsed(rest)
     if not isinstance(body, dict) or "mel" not in body:
         raise MelError("the JSON is no object with a mel: send {'mel': [[80 numbers], ...], 'seed': 1}")
     unknown = sorted(body.keys() - OPTIONS - {"mel"})
     if unknown:
         raise MelError(f"the JSON has the unknown {unknown[0][:40]!r}: leave it out")
-    rows, options = body.pop("mel"), body
-    width = len(rows[0]) if isinstance(rows, list) and rows and isinstance(rows[0], list) else 0
-    if not width or not all(isinstance(row, list) and len(row) == width for row in rows):
-        raise MelError("mel is no list of frames, each a list of equally many numbers: send mel.T.tolist()")
-    if not all(type(number) in (int, float) for row in rows for number in row):
-        raise MelError("mel holds something other than numbers: send mel.T.tolist()")
+    if body.pop("mel") != [] or rows is None:
+        raise MelError(_NO_FRAMES)
+    return Asked(rows.T, body)
+
+
+def _rows(content: bytes, start: int, vocoder: Vocoder, max_seconds: float) -> tuple[Mel, int]:
+    """The frames (L, M) of the list whose first frame begins at a byte, and the byte after the list."""
+    numbers, bands, frames = array("d"), vocoder.mel.n_mels, 0
+    while row := _ROW.match(content, start):
+        time.sleep(0)  # the event loop has its turn
+        values, start, frames = _parsed(row[1]), row.end(), frames + 1
+        if len(values) != bands:
+            raise MelError(
+                f"frame {frames} has {len(values)} numbers, and the model {bands} bands: send mel.T.tolist()"
+            )
+        if not all(type(number) in (int, float) for number in values):
+            raise MelError("mel holds something other than numbers: send mel.T.tolist()")
+        check_length(frames, vocoder, max_seconds)
+        try:
+            numbers.extend(values)
+        except OverflowError:
+            raise MelError("mel holds a number beyond all floats: send natural logarithms") from None
+        if row[2] == b"]":
+            return np.frombuffer(numbers).reshape(frames, bands), start
+    raise MelError(_NO_FRAMES)
+
+
+def _parsed(content: bytes) -> Any:
     try:
-        return Asked(np.array(rows, np.float64).T, options)
-    except OverflowError:
-        raise MelError("mel holds a number beyond all floats: send natural logarithms") from None
+        return json.loads(content, parse_constant=_constant)
+    except (ValueError, RecursionError) as error:
+        raise Problem(400, f"the body is not JSON ({str(error)[:100]}): send {{'mel': [[...], ...]}}") from None
 
 
 def _constant(name: str) -> float:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from data.mel import MelConfig
 from serve import Vocoder
 from serve.bodies import parse_body
+from serve.decoding import MOST_AT_ONCE
 from serve.problems import Problem
 
 Utterance = Callable[..., NDArray[np.float32]]
@@ -96,6 +97,29 @@ def test_json_has_frames_of_bands(parse: Callable[..., Any], mel: NDArray[np.flo
     assert parse(body, JSON, options=True) == {"seed": 3}
 
 
+def test_json_may_be_laid_out(parse: Callable[..., Any], mel: NDArray[np.float32]) -> None:
+    for layout in ({"indent": 4}, {"separators": (",", ":")}):
+        body = json.dumps({"seed": 3, "mel": mel.T.tolist(), "speaker": "a"}, **layout).encode()
+        np.testing.assert_array_equal(parse(body, JSON).astype(np.float32), mel)
+        assert parse(body, JSON, options=True) == {"seed": 3, "speaker": "a"}
+
+
+def test_json_is_parsed_bit_by_bit(
+    parse: Callable[..., Any], mel: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it parses, the event loop cannot run."""
+    sizes: list[int] = []
+    loads = json.loads
+    monkeypatch.setattr(json, "loads", lambda text, **options: (sizes.append(len(text)), loads(text, **options))[1])
+    long = json.dumps({"mel": np.tile(mel, (1, 8)).T.tolist()}).encode()
+    assert len(long) > 10 * len(json.dumps(mel[:, 0].tolist()))
+    assert parse(long, JSON).shape == (20, 240)
+    assert max(sizes) < len(long) / 100
+    refuses_or_reads(parse, b'{"mel": ' + b"[1, " * 10**6, JSON)
+    refuses_or_reads(parse, b'{"seed": [' + b"1, " * 10**6 + b"1]}", JSON)
+    assert max(sizes) <= MOST_AT_ONCE
+
+
 @pytest.mark.parametrize("format", ["WAV", "FLAC", "OGG"])
 def test_a_sound_is_its_mel(
     parse: Callable[..., Any], toy_vocoder: Vocoder, toy_speech: Speech, toy_mel: MelConfig, format: str
@@ -124,6 +148,7 @@ def test_a_form_with_a_sound_is_that_sound(parse: Callable[..., Any], toy_speech
         np.testing.assert_array_equal(parse(part(content, kind=kind) + b"--xyz--", FORM), parse(content, WAV))
 
 
+FRAMES = json.dumps({"mel": [[-5.0] * 20] * 2}).encode()
 HEADER = "{'descr': '<f4', 'fortran_order': False, 'shape': (20, 3), }\n"
 
 
@@ -161,17 +186,28 @@ HEADER = "{'descr': '<f4', 'fortran_order': False, 'shape': (20, 3), }\n"
         (b"[" * 100_000, JSON, 400, "not JSON"),
         (b'{"mel": [[NaN]]}', JSON, 400, "NaN is no JSON number"),
         (b'{"mel": [[' + b"9" * 5000 + b"]]}", JSON, 400, "not JSON"),
-        (b'{"mel": [[' + b"9" * 400 + b"]]}", JSON, 422, "beyond all floats"),
-        (b'{"mel": [[1e999]]}', JSON, 422, "bands"),
+        (b'{"mel": [[' + b"1, " * 19 + b"9" * 400 + b"]]}", JSON, 422, "beyond all floats"),
+        (b'{"mel": [[' + b"1, " * 19 + b"1e999]]}", JSON, 422, "infinity"),
         (b"[]", JSON, 422, "no object with a mel"),
         (b"{}", JSON, 422, "no object with a mel"),
         (b'{"mel": []}', JSON, 422, "list of frames"),
-        (b'{"mel": [[1, 2], [3]]}', JSON, 422, "equally many"),
-        (b'{"mel": [["1"]]}', JSON, 422, "other than numbers"),
-        (b'{"mel": [[true]]}', JSON, 422, "other than numbers"),
+        (b'{"mel": [[]]}', JSON, 422, "frame 1 has 0 numbers, and the model 20 bands"),
+        (json.dumps({"mel": [[-5.0] * 20, [-5.0]]}).encode(), JSON, 422, "frame 2 has 1 numbers"),
+        (json.dumps({"mel": [[-5.0] * 19 + ["1"]]}).encode(), JSON, 422, "other than numbers"),
+        (json.dumps({"mel": [[-5.0] * 19 + [True]]}).encode(), JSON, 422, "other than numbers"),
         (b'{"mel": {"a": 1}}', JSON, 422, "list of frames"),
-        (json.dumps({"mel": [[-5.0] * 4] * 20}).encode(), JSON, 422, "transposed"),
-        (b'{"mel": [[1]], "sead": 1}', JSON, 422, "unknown 'sead'"),
+        (json.dumps({"mel": [[-5.0] * 4] * 20}).encode(), JSON, 422, r"20 bands: send mel\.T"),
+        (json.dumps({"mel": [[-5.0] * 20] * 300}).encode(), JSON, 413, "longer than the limit of 2 s"),
+        (b'{"mel": [[1, 2', JSON, 422, "list of frames"),
+        (FRAMES.replace(b"]]", b"], ["), JSON, 422, "list of frames"),
+        (FRAMES.replace(b"]]", b"] [1]]"), JSON, 422, "list of frames"),
+        (FRAMES.replace(b"}", b', "mel": [[2]]}'), JSON, 422, "list of frames"),
+        (FRAMES.replace(b"}", b'"seed": 1}'), JSON, 400, "not JSON"),
+        (b'{"seed": ' + FRAMES + b"}", JSON, 422, "no object with a mel"),
+        (FRAMES.replace(b"]]", b", " + b"1, " * 50_000 + b"1]]"), JSON, 422, "list of frames"),
+        (b'{"seed": [' + b"1, " * 50_000 + b"1]}", JSON, 400, "150013 bytes are no frames"),
+        (FRAMES.replace(b"}", b', "seed": [' + b"1, " * 50_000 + b"1]}"), JSON, 400, "bytes are no frames"),
+        (FRAMES.replace(b"}", b', "sead": 1}'), JSON, 422, "unknown 'sead'"),
         (b"no sound", WAV, 422, "not a readable sound file"),
         (wav_file(np.zeros(8000 * 3, np.float32), 8000), WAV, 413, "longer than 2 s"),
         (wav_file(np.zeros(800, np.float32), 8000)[:-100], WAV, 422, "truncated"),
