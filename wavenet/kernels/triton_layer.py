@@ -5,6 +5,7 @@ gradients of the input and of the weights. Sums over time are taken a tile or a 
 up in an order that never changes: the same bits every time.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -104,30 +105,43 @@ def _residual_layer_backward(
     dilation: int,
     hop: int,
     offset: int,
+    wanted: Sequence[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of x, weight, bias, frames (an empty tensor where there are none), out_weight and out_bias."""
+    """Gradients of x, weight, bias, frames, out_weight and out_bias; an empty tensor for what is absent or not `wanted`."""
     y_grad, skips_grad, x, weight, out_weight = (
         tensor.contiguous() for tensor in (y_grad, skips_grad, x, weight, out_weight)
     )
     inputs = (y_grad, skips_grad, x, weight, bias, frames, out_weight, out_bias)
-    grads = _empty_grads(*inputs, dilation, hop, offset)
+    grads = _empty_grads(*inputs, dilation, hop, offset, wanted)
     x_grad, weight_grad, bias_grad, frames_grad, out_weight_grad, out_bias_grad = grads
+    wants_x, wants_weight, wants_bias, wants_frames, wants_out_weight, wants_out_bias = wanted
     (B, T, C), G, outs = x.shape, weight.shape[0] // 2, out_weight.shape[0]
     tiles = backward_tiles(x, weight, frames, hop, offset)
-    frame_sums, out_sums = (x.new_empty(tiles.count, *size, dtype=torch.float32) for size in ((2, 2 * G), (outs,)))
-    gate_grad, gated = (x.new_empty(B, T, width, dtype=weight.dtype) for width in (2 * G, G))
+
+    def sums(*size: int) -> Tensor:
+        return x.new_empty(tiles.count, *size, dtype=torch.float32)
+
+    frame_sums = sums(2, 2 * G) if wants_bias or wants_frames else None
+    out_sums = sums(outs) if wants_out_bias else None
+    gate_grad = weight.new_empty(B, T, 2 * G)
+    gated = weight.new_empty(B, T, G) if wants_out_weight else None
     pre_grad(
         *(y_grad, skips_grad, x, weight, bias, frames, out_weight),
         *(gate_grad, gated, frame_sums, out_sums, dilation, tiles),
     ).run()
-    input_grad(y_grad, gate_grad, weight, x_grad, dilation).run()
-    weight_grad.copy_(_product_over_time(gate_grad, x, weight, dilation))
-    out_weight_grad[:C].copy_(_product_over_time(y_grad, gated, out_weight[:C], 1))
-    if outs > C:
+    if wants_x:
+        input_grad(y_grad, gate_grad, weight, x_grad, dilation).run()
+    if wants_weight:
+        weight_grad.copy_(_product_over_time(gate_grad, x, weight, dilation))
+    if gated is not None:
+        out_weight_grad[:C].copy_(_product_over_time(y_grad, gated, out_weight[:C], 1))
+    if gated is not None and outs > C:
         out_weight_grad[C:].copy_(_product_over_time(skips_grad, gated, out_weight[C:], 1))
-    out_bias_grad.copy_(out_sums.sum(dim=0))
-    bias_grad.copy_(frame_sums.sum(dim=(0, 1)))
-    if frames is not None:
+    if out_sums is not None:
+        out_bias_grad.copy_(out_sums.sum(dim=0))
+    if frame_sums is not None and wants_bias:
+        bias_grad.copy_(frame_sums.sum(dim=(0, 1)))
+    if frame_sums is not None and wants_frames and frames is not None:
         frames_grad.copy_(tiles.frames_grad(frame_sums))
     return grads
 
@@ -145,29 +159,28 @@ def _empty_grads(
     dilation: int,
     hop: int,
     offset: int,
+    wanted: Sequence[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     x_grad, weight_grad, bias_grad, frames_grad, out_weight_grad, out_bias_grad = (
-        x.new_empty(0) if tensor is None else tensor.new_empty(tensor.shape)
-        for tensor in (x, weight, bias, frames, out_weight, out_bias)
+        tensor.new_empty(tensor.shape) if tensor is not None and wants else x.new_empty(0)
+        for tensor, wants in zip((x, weight, bias, frames, out_weight, out_bias), wanted, strict=True)
     )
     return x_grad, weight_grad, bias_grad, frames_grad, out_weight_grad, out_bias_grad
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    x, skips, weight, bias, frames, out_weight, out_bias, ctx.dilation, ctx.hop, ctx.offset = inputs
-    ctx.skips = skips is not None
+    x, _, weight, bias, frames, out_weight, out_bias, ctx.dilation, ctx.hop, ctx.offset = inputs
     ctx.save_for_backward(x, weight, bias, frames, out_weight, out_bias)
 
 
 def _grads(ctx: Any, y_grad: Tensor, skips_grad: Tensor) -> tuple[Tensor | None, ...]:
-    frames = ctx.saved_tensors[3]
-    x_grad, weight_grad, bias_grad, frames_grad, out_weight_grad, out_bias_grad = _residual_layer_backward(
-        y_grad, skips_grad, *ctx.saved_tensors, ctx.dilation, ctx.hop, ctx.offset
-    )
-    return (
-        *(x_grad, skips_grad if ctx.skips else None, weight_grad, bias_grad),
-        *(None if frames is None else frames_grad, out_weight_grad, out_bias_grad, None, None, None),
-    )
+    wants_x, wants_skips, *others = ctx.needs_input_grad[:7]
+    wanted = [wants_x, *others]
+    if not any(wanted):
+        return None, skips_grad, *[None] * 8
+    grads = _residual_layer_backward(y_grad, skips_grad, *ctx.saved_tensors, ctx.dilation, ctx.hop, ctx.offset, wanted)
+    x_grad, *other_grads = (grad if wants else None for grad, wants in zip(grads, wanted, strict=True))
+    return x_grad, skips_grad if wants_skips else None, *other_grads, None, None, None
 
 
 _residual_layer.register_autograd(_grads, setup_context=_save)

@@ -40,7 +40,10 @@ def pre_grad_kernel(
     C: tl.constexpr, G: tl.constexpr, S: tl.constexpr, TAPS: tl.constexpr,
     ROWS: tl.constexpr, GATES: tl.constexpr, CHUNK: tl.constexpr, OUTS: tl.constexpr,
 ):  # fmt: skip
-    """The gradient of what the gate reads, what the gate gave, and the sums for frames and out_bias, of a tile."""
+    """The gradient of what the gate reads, what the gate gave, and the sums for frames and out_bias, of a tile.
+
+    The last three where there is a place for them.
+    """
     tile = tl.program_id(0).to(tl.int64)
     clip, left, t, inside, right_weight = locate(tl.program_id(0), T, first, begin, hop, segments, pieces, ROWS)
     filtered, gating = _convolution(x, weight, clip, t, T, inside, dilation, C, G, TAPS, ROWS, GATES, CHUNK)
@@ -51,10 +54,13 @@ def pre_grad_kernel(
     tanh, sigmoid = gate(filtered, gating)
     row = clip.to(tl.int64) * T + t
     present = inside[:, None] & exists[None, :]
-    tl.store(gated + row[:, None] * G + channel[None, :], tanh * sigmoid, mask=present)
+    if gated is not None:
+        tl.store(gated + row[:, None] * G + channel[None, :], tanh * sigmoid, mask=present)
 
     grad = tl.zeros([ROWS, GATES], tl.float32)
-    sums = out_sums + tile * (C + S)
+    sums = out_sums
+    if out_sums is not None:
+        sums = out_sums + tile * (C + S)
     grad = _output_grad(grad, out_weight, y_grad, sums, row, inside, 0, C, G, GATES, OUTS)
     if S > 0:
         grad = _output_grad(grad, out_weight, skips_grad, sums, row, inside, C, S, G, GATES, OUTS)
@@ -62,8 +68,9 @@ def pre_grad_kernel(
     here = pre_grad + row[:, None] * (2 * G) + channel[None, :]
     tl.store(here, filtered_grad, mask=present)
     tl.store(here + G, gating_grad, mask=present)
-    store_sums(frame_sums + tile * (4 * G), filtered_grad, right_weight, channel, exists, 2 * G)
-    store_sums(frame_sums + tile * (4 * G), gating_grad, right_weight, G + channel, exists, 2 * G)
+    if frame_sums is not None:
+        store_sums(frame_sums + tile * (4 * G), filtered_grad, right_weight, channel, exists, 2 * G)
+        store_sums(frame_sums + tile * (4 * G), gating_grad, right_weight, G + channel, exists, 2 * G)
 
 
 @triton.jit(do_not_specialize=["T", "blocks", "dilation"])
@@ -177,14 +184,15 @@ def _output_grad(
     total, out_weight, grad, sums, row, inside,
     FIRST: tl.constexpr, WIDTH: tl.constexpr, G: tl.constexpr, GATES: tl.constexpr, OUTS: tl.constexpr,
 ):  # fmt: skip
-    """Adds the share of these rows of out_weight to the gradient of the gated units; stores the sums for out_bias."""
+    """Adds the share of these rows of out_weight to the gradient of the gated units; stores any sums for out_bias."""
     channel = tl.arange(0, GATES)
     for start in range(0, WIDTH, OUTS):
         n = start + tl.arange(0, OUTS)
         exists = n < WIDTH
         here = grad + row[:, None] * WIDTH + n[None, :]
         tile = tl.load(here, mask=inside[:, None] & exists[None, :], other=0.0)
-        tl.store(sums + FIRST + n, tl.sum(tile.to(tl.float32), axis=0), mask=exists)
+        if sums is not None:
+            tl.store(sums + FIRST + n, tl.sum(tile.to(tl.float32), axis=0), mask=exists)
         matrix = out_weight + (FIRST + n)[:, None] * G + channel[None, :]
         matrix = tl.load(matrix, mask=exists[:, None] & (channel < G)[None, :], other=0.0)
         total = tl.dot(tile.to(matrix.dtype), matrix, total, input_precision="ieee")

@@ -66,12 +66,13 @@ def pre_grad(
     frames: Tensor | None,
     out_weight: Tensor,
     gate_grad: Tensor,
-    gated: Tensor,
-    frame_sums: Tensor,
-    out_sums: Tensor,
+    gated: Tensor | None,
+    frame_sums: Tensor | None,
+    out_sums: Tensor | None,
     dilation: int,
     tiles: Tiles,
 ) -> Launch:
+    """gated, frame_sums and out_sums are written where they are given."""
     inputs = {"x": x, "weight": weight, "bias": bias, "frames": frames, "out_weight": out_weight}
     outputs = {"pre_grad": gate_grad, "gated": gated, "frame_sums": frame_sums, "out_sums": out_sums}
     tensors: dict[str, Tensor | None] = {"y_grad": y_grad, "skips_grad": skips_grad, **inputs, **outputs}
@@ -193,6 +194,9 @@ def _launches(sizes: tuple[int, int, int], dtype: torch.dtype) -> dict[str, Laun
         "forward": forward(x, skips, weight, bias, frames, out_weight, out_bias, x, skips, 512, before),
         "gate gradient": pre_grad(
             *(x, skips, x, weight, bias, frames, out_weight, gate_grad, gated, frame_sums, out_sums, 512, after)
+        ),
+        "gate gradient, frozen": pre_grad(
+            *(x, skips, x, weight, bias, frames, out_weight, gate_grad, None, None, None, 512, after)
         ),
         "input gradient": input_grad(x, gate_grad, weight, x, 512),
         "weight gradient": weight_grad(gate_grad, x, weight_sums, dtype, 512),

@@ -3,7 +3,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from wavenet.kernels import reference, triton_layer_launches
+from wavenet.kernels import reference, triton_layer, triton_layer_launches
 from wavenet.kernels.backend import use_backend
 from wavenet.kernels.triton_layer import (
     _product_over_time,
@@ -135,6 +135,40 @@ def test_an_output_that_nobody_reads_has_no_gradient(device):
             torch.testing.assert_close(mine, expected, rtol=1e-5, atol=1e-5)
 
 
+WANTED = [("x",), ("x", "out_bias"), ("x", "frames"), ("weight",), ("out_weight", "skips"), ("bias", "x"), ("skips",)]
+
+
+@pytest.mark.parametrize("wanted", WANTED, ids="+".join)
+def test_what_is_frozen_costs_nothing_and_changes_nothing(wanted, device, monkeypatch):
+    """A frozen teacher wants the gradient of its input alone."""
+    case = Case(2, 20, 4, 3, 2, L=2, hop=10, dilation=2, skips=True)
+    names = ("x", "skips", "weight", "bias", "frames", "out_weight", "out_bias")
+    tensors = dict(zip(names, inputs(case, device), strict=True))
+    right = dict(zip(names, results(residual_layer, list(tensors.values()), case)[2:], strict=True))
+    launched = []
+    for name in ("pre_grad", "input_grad", "weight_grad"):
+        launch = getattr(triton_layer, name)
+        monkeypatch.setattr(
+            triton_layer, name, lambda *args, n=name, of=launch: launched.append((n, args)) or of(*args)
+        )
+    leaves = {name: tensor.detach().requires_grad_(name in wanted) for name, tensor in tensors.items()}
+    outs = residual_layer(*leaves.values(), *case.settings)
+    torch.manual_seed(1)
+    grads = torch.autograd.grad(
+        outs, [leaves[name] for name in wanted], [torch.randn(out.shape).to(out) for out in outs]
+    )
+    assert all(torch.equal(grad, right[name]) for name, grad in zip(wanted, grads, strict=True))
+    products = {"weight": 1, "out_weight": 2}
+    assert [name for name, _ in launched].count("weight_grad") == sum(products.get(name, 0) for name in wanted)
+    assert [name for name, _ in launched].count("input_grad") == ("x" in wanted)
+    for name, arguments in launched:
+        if name == "pre_grad":
+            _, gated, frame_sums, out_sums, *_ = arguments[-6:]
+            buffers = {"out_weight": gated, "frames": frame_sums, "bias": frame_sums, "out_bias": out_sums}
+            kept = {id(buffer) for name, buffer in buffers.items() if name in wanted}
+            assert all(buffer is None or id(buffer) in kept for buffer in buffers.values())
+
+
 def test_under_autocast_the_products_alone_are_of_its_type(device, monkeypatch):
     case = Case(1, 40, 32, 16, 8, L=2, hop=20, dilation=3, skips=True)
     tensors = inputs(case, device)
@@ -170,7 +204,8 @@ def test_it_is_an_ordinary_operator(case, device):
     torch.library.opcheck(_residual_layer, (*leaves, *case.settings))
     x, _, *rest = tensors
     out_grads = [torch.randn(case.B, case.T, width, device=device) for width in (case.C, case.S)]
-    torch.library.opcheck(_residual_layer_backward, (*out_grads, x, *rest, *case.settings))
+    for wanted in ([True] * 6, [True, *[False] * 5]):
+        torch.library.opcheck(_residual_layer_backward, (*out_grads, x, *rest, *case.settings, wanted))
 
 
 def test_a_compiler_sees_one_graph(device):
