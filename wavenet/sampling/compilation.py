@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from numba import njit
-from numba.core.caching import FunctionCache, IndexDataCacheFile
 
 Function = TypeVar("Function", bound=Callable[..., object])
 
@@ -24,16 +23,12 @@ def stamp(folder: Path) -> str:
 SOURCES = stamp(Path(__file__).parent)
 
 
-class _Cache(FunctionCache):  # type: ignore[misc]
-    """numba's cache, which looks at the file of a function alone: here at all those whose code goes into it."""
-
-    def __init__(self, function: Callable[..., object]) -> None:
-        super().__init__(function)
-        self._cache_file = IndexDataCacheFile(self._cache_path, self._impl.filename_base, SOURCES)
-
-
 def compiled(function: Function) -> Function:
-    """Sums keep their order; the lock of Python is not held."""
-    dispatcher: Any = njit(nogil=True, error_model="numpy", fastmath=set(CONTRACT))(function)
-    dispatcher._cache = _Cache(function)
+    """Sums keep their order; the lock of Python is not held.
+
+    numba's cache looks at the file of a function alone: here at all those whose code goes into it.
+    """
+    dispatcher: Any = njit(cache=True, nogil=True, error_model="numpy", fastmath=set(CONTRACT))(function)
+    cache = dispatcher._cache
+    cache._cache_file = type(cache._cache_file)(cache.cache_path, cache._impl.filename_base, SOURCES)
     return cast(Function, dispatcher)
