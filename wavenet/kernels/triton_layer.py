@@ -107,7 +107,7 @@ def _residual_layer_backward(
     offset: int,
     wanted: Sequence[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of x, weight, bias, frames, out_weight and out_bias; an empty tensor for what is absent or not `wanted`."""
+    """Gradients of x, weight, bias, frames, out_weight and out_bias; empty for what is absent or not `wanted`."""
     y_grad, skips_grad, x, weight, out_weight = (
         tensor.contiguous() for tensor in (y_grad, skips_grad, x, weight, out_weight)
     )

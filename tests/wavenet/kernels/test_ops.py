@@ -128,7 +128,9 @@ def test_the_layer_keeps_a_type_that_c_has_not(dtype):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_outputs_are_of_the_type_of_the_first_input(dtype, others, autocast, backend):
     """Whatever that of biases and frames, and of the products."""
-    gate, layer = ({name: torch.randn(shape, dtype=dtype) for name, shape in shapes.items()} for shapes in (GATE, LAYER))
+    gate, layer = (
+        {name: torch.randn(shape, dtype=dtype) for name, shape in shapes.items()} for shapes in (GATE, LAYER)
+    )
     for tensors in (gate, layer):
         tensors["bias"], tensors["frames"] = tensors["bias"].to(others), tensors["frames"].to(others)
     with use_backend(backend), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
