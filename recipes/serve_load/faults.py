@@ -2,32 +2,49 @@
 
 import asyncio
 import os
-import pickle
 import signal
-import socket
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from contextlib import closing
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import httpx
 import numpy as np
+from websockets.exceptions import WebSocketException
 
 from recipes.serve_load.asking import FILE, NPY, RIGHT, STREAM, Asker, Question, Reply, npy, refusal, wrong
+from recipes.serve_load.clients import (
+    END,
+    SAMPLES,
+    SOON,
+    broken,
+    converses,
+    frames,
+    head,
+    leaves,
+    leaves_conversation,
+    rude,
+    sends,
+    silent,
+    silent_in_conversation,
+    start,
+    trickles,
+)
 from recipes.serve_load.server import STARTING, Server, started
 
-WORKERS, PATIENCE, GRACE, MOST = 2, 2, 30, 2**23  # processes; s; s; bytes
-OPTIONS = ("--workers", WORKERS, "--patience", PATIENCE, "--grace", GRACE, "--max-bytes", MOST)
+WORKERS, PATIENCE, GRACE, MOST, LONGEST = 2, 2, 30, 2**23, 300  # processes; s; s; bytes; s of sound
+LIMITS = {"workers": WORKERS, "patience": PATIENCE, "grace": GRACE, "max-bytes": MOST, "max-seconds": LONGEST}
 CLIENTS = 4  # who ask all the time while something else happens
 CROWD = 200  # more than there are places
 _LEAVING = 16  # clients
-_FRAMES = 5100  # of an utterance that nobody hears to its end
-_LONGEST = 180.0  # s for a fault and what follows
-_SOON = 30.0  # s until something has happened
+_UNREAD = 2**21  # samples of an utterance that nobody hears to its end; as float32 more than the system keeps for them
+_FILLING = 120.0  # s until what nobody reads has been computed as far as the system keeps it
+_LATEST = 180.0  # s for a fault and what follows
 _BREAK = {"ConnectError", "ReadError", "RemoteProtocolError", "WriteError"}  # what a dead worker's clients see
+_BREAK |= {"ConnectionClosedError", "ConnectionRefusedError", "ConnectionResetError", "InvalidMessage"}
 Found = tuple[list[str], list[str]]  # outcomes, and what is wrong with them
 
 
@@ -42,14 +59,22 @@ class Faults:
     def __init__(self, server: Server, asker: Asker, long: Question, log: Path) -> None:
         self.server, self.asker, self._log = server, asker, log
         self._long = Asker(server.url, [long], asker.speaker)
-        mel = self.asker.questions[0].mel
-        self._unread = np.tile(mel, (1, _FRAMES // mel.shape[1]))
-        self._samples = self._unread.shape[1] * len(self.asker.questions[0].wav) // mel.shape[1]
+        mel, hop = asker.questions[0].mel, len(asker.questions[0].wav) // asker.questions[0].mel.shape[1]
+        self._unread = np.tile(mel, (1, -(-_UNREAD // hop // mel.shape[1])))
+        self._begin = start(**({} if asker.speaker is None else {"speaker": asker.speaker}))
         self._fresh = Asker(server.url, asker.questions, asker.speaker, keep=False)
+        self._files = 0  # descriptors, when nobody is there
+
+    async def begin(self) -> None:
+        """Learn what the server holds when nobody is there."""
+        await _until(self._has_loaded(WORKERS), "second worker", STARTING)
+        await self._fresh.all()
+        await _until(self._idle, "end of all requests")
+        self._files = await self._held()
 
     async def close(self) -> None:
-        await self._long.http.aclose()
-        await self._fresh.http.aclose()
+        await self._long.close()
+        await self._fresh.close()
 
     async def crowd(self) -> Found:
         """Many at once: some are answered, the others are told to come back."""
@@ -57,28 +82,41 @@ class Faults:
 
     async def clients_killed_mid_stream(self) -> Found:
         """Connections are reset once their first samples have come: that frees the places."""
-        return _counted(await asyncio.gather(*(self._leave() for _ in range(_LEAVING))), "200")
+        leaving = (leaves(self.server, self._long_request()) for _ in range(_LEAVING))
+        return _counted(await asyncio.gather(*leaving), "200")
+
+    async def conversations_killed_mid_stream(self) -> Found:
+        """The same over WebSockets."""
+        said = (self._begin, frames(self._unread))
+        leaving = (leaves_conversation(self.server, *said) for _ in range(_LEAVING))
+        return _counted(await asyncio.gather(*leaving), SAMPLES)
 
     async def clients_that_do_not_read(self) -> Found:
-        """An answer that nobody takes is broken off."""
-        with closing(self._connect(buffer=4096)) as silent:
-            silent.setblocking(False)
-            await asyncio.get_running_loop().sock_sendall(silent, self._request(STREAM))
-            await asyncio.sleep(PATIENCE + 1)
-            await _until(self._idle, "end of an answer that nobody reads")
-            came = await asyncio.to_thread(_rest, silent)
-        return ["broken off" if came < 4 * self._samples else "taken by the system's buffers"], []
+        """One stays, but nothing is kept for it."""
+        return await self._forgotten(silent(self.server, self._long_request()), "200")
+
+    async def conversations_that_do_not_read(self) -> Found:
+        """The same over WebSockets."""
+        said = (self._begin, frames(self._unread), END)
+        return await self._forgotten(silent_in_conversation(self.server, *said), SAMPLES)
+
+    async def rude_conversations(self) -> Found:
+        """Each is broken off with its reason."""
+        wanted, said = zip(*rude(self._begin, self.asker.questions[0].mel, self._unread), strict=True)
+        came = await asyncio.gather(*(converses(self.server, *messages) for messages in said))
+        pairs = zip(came, wanted, strict=True)
+        return list(came), [f"{one} instead of {other}" for one, other in pairs if one != other]
 
     async def slow_bodies(self) -> Found:
         """A byte a second is too slow."""
-        return _counted([await self._trickle()], "408")
+        return _counted([await trickles(self.server, FILE)], "408")
 
     async def oversize_bodies(self) -> Found:
         """Announced, and unannounced but counted."""
-        announced = await self._raw(b"Content-Length: %d\r\n\r\n" % (MOST + 1))
+        announced = await sends(self.server, head(FILE) + b"Content-Length: %d\r\n\r\n" % (MOST + 1))
         chunk = b"%x\r\n%s\r\n" % (2**16, bytes(2**16))
-        endless = await self._raw(b"Transfer-Encoding: chunked\r\n\r\n" + chunk * (MOST // 2**16 + 1))
-        return _counted([announced, endless], "413")
+        endless = head(FILE) + b"Transfer-Encoding: chunked\r\n\r\n" + chunk * (MOST // 2**16 + 1)
+        return _counted([announced, await sends(self.server, endless)], "413")
 
     async def broken_npy(self) -> Found:
         """Each is refused with its reason, and none is unpickled."""
@@ -89,15 +127,25 @@ class Faults:
         ]
         return _counted([refusal(answer.status_code, answer.headers) for answer in answers], "422")
 
+    async def reload_under_load(self) -> Found:
+        """Nobody notices."""
+        process, loaded = self.server.process, self._loaded()
+        assert process is not None
+
+        async def happen() -> None:
+            process.send_signal(signal.SIGHUP)
+            await _until(self._has_loaded(loaded + WORKERS), "reload", STARTING)
+
+        return _judged(await self._while_asking(self._fresh, happen))
+
     async def a_worker_killed(self) -> Found:
         """Only what it was just saying is lost, and another takes its place; meanwhile the others are enough."""
-        await _until(self._speaking(WORKERS), "second worker", STARTING)
-        victim = self.server.workers()[0]
+        victim, loaded = self.server.workers()[0], self._loaded()
 
         async def happen() -> None:
             await asyncio.sleep(1)
             os.kill(victim, signal.SIGKILL)
-            await _until(self._speaking(WORKERS + 1), "new worker", STARTING)
+            await _until(self._has_loaded(loaded + 1), "new worker", STARTING)
             await asyncio.sleep(1)
 
         replies = await self._while_asking(self._fresh, happen)
@@ -127,7 +175,16 @@ class Faults:
     async def speaks(self) -> list[str]:
         """What is wrong afterwards."""
         await _until(self._idle, "end of all requests")
-        return [f"afterwards: {outcome}" for outcome in wrong(await self.asker.all())]
+        said = [f"afterwards: {outcome}" for outcome in wrong(await self._fresh.all())]
+        await _until(self._closed, "end of all connections")
+        return said
+
+    async def _forgotten(self, client: AbstractAsyncContextManager[str], expected: str) -> Found:
+        """The server closes the connection of a client who stays."""
+        async with client as began:
+            await _until(self._idle, "end of an answer that nobody reads", _FILLING)
+            await _until(self._closed, "end of a connection on which nobody reads")
+        return _counted([began], expected)
 
     async def _while_asking(self, asker: Asker, happen: Callable[[], Awaitable[None]]) -> list[Reply]:
         over = asyncio.Event()
@@ -150,13 +207,21 @@ class Faults:
     async def _idle(self) -> bool:
         return (await self.server.metrics()).get("wavenet_running_requests", 0) == 0
 
-    def _speaking(self, times: int) -> Callable[[], Awaitable[bool]]:
-        """Whether so many workers have said that they are ready."""
+    async def _held(self) -> int:
+        return (await asyncio.to_thread(self.server.usage)).files
 
-        async def speaking() -> bool:
-            return self._log.read_text().count("speaking: voice") >= times
+    async def _closed(self) -> bool:
+        return await self._held() <= self._files
 
-        return speaking
+    def _loaded(self) -> int:
+        """How often a worker has said that it is ready."""
+        return self._log.read_text().count("speaking: voice")
+
+    def _has_loaded(self, times: int) -> Callable[[], Awaitable[bool]]:
+        async def loaded() -> bool:
+            return self._loaded() >= times
+
+        return loaded
 
     def _all_run(self, streams: list[asyncio.Task[Reply]]) -> Callable[[], Awaitable[bool]]:
         async def run() -> bool:
@@ -165,69 +230,10 @@ class Faults:
 
         return run
 
-    def _connect(self, buffer: int | None = None) -> socket.socket:
-        connection = socket.socket(socket.AF_INET)
-        if buffer is not None:
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
-        connection.connect(self.server.host)
-        return connection
-
-    def _request(self, path: str) -> bytes:
+    def _long_request(self) -> bytes:
         body, speaker = npy(self._unread), self.asker.speaker
-        address = f"{path}?format=f32" + ("" if speaker is None else f"&speaker={quote(speaker)}")
-        return _head(address) + b"Content-Length: %d\r\n\r\n" % len(body) + body
-
-    async def _leave(self) -> str:
-        reader, writer = await asyncio.open_connection(*self.server.host)
-        writer.write(self._request(STREAM))
-        status = await _status(reader)
-        await reader.readuntil(b"\r\n\r\n")
-        await reader.read(1)
-        writer.transport.abort()
-        return status
-
-    async def _trickle(self) -> str:
-        reader, writer = await asyncio.open_connection(*self.server.host)
-        writer.write(_head(FILE) + b"Content-Length: 100\r\n\r\n")
-        answer = asyncio.create_task(_status(reader))
-        while not answer.done():
-            writer.write(b"1")
-            await asyncio.wait([answer], timeout=1)
-        writer.transport.abort()
-        return answer.result()
-
-    async def _raw(self, rest: bytes) -> str:
-        """The status of an answer that may come before the request has been sent."""
-        reader, writer = await asyncio.open_connection(*self.server.host)
-        writer.write(_head(FILE) + rest)
-        status = await _status(reader)
-        writer.transport.abort()
-        return status
-
-
-def broken(mel: np.ndarray[Any, np.dtype[np.float32]]) -> list[bytes]:
-    """No `.npy` files of a mel, though most begin like one."""
-    whole, holed = npy(mel), mel.copy()
-    holed[0, 0] = np.nan
-    objects = np.lib.format.magic(1, 0) + b"\x76\x00"
-    header = b"{'descr': '|O', 'fortran_order': False, 'shape': (1,), }"
-    objects += header.ljust(0x75) + b"\n" + pickle.dumps([Path("x")])
-    return [
-        b"",
-        whole[:100],
-        whole[:-1],
-        whole + b"0",
-        b"PK\x03\x04" + whole,
-        objects,
-        npy(holed),
-        npy(mel.T),
-        npy(mel[:-1]),
-        npy(mel[:, :0]),
-        npy(8.7 * mel - 100),
-        npy(mel.astype(np.int32)),
-        whole.replace(b"fortran_order", b"fortran_odour"),
-        bytes(len(whole)),
-    ]
+        address = f"{STREAM}?format=f32" + ("" if speaker is None else f"&speaker={quote(speaker)}")
+        return head(address) + b"Content-Length: %d\r\n\r\n" % len(body) + body
 
 
 async def faults(checkpoint: Path, asked: list[Question], long: Question, speaker: str | None, log: Path) -> Any:
@@ -236,17 +242,23 @@ async def faults(checkpoint: Path, asked: list[Question], long: Question, speake
     Returns:
         For each: how often which outcome came, and what was found to be wrong.
     """
-    async with started(checkpoint, log, *OPTIONS) as server, Asker(server.url, asked, speaker) as asker:
+    options = [said for name, value in LIMITS.items() for said in (f"--{name}", value)]
+    async with started(checkpoint, log, *options) as server, Asker(server.url, asked, speaker) as asker:
         on = Faults(server, asker, long, log)
         happening: list[Callable[[], Awaitable[Found]]] = [
             on.crowd,
             on.clients_killed_mid_stream,
+            on.conversations_killed_mid_stream,
             on.clients_that_do_not_read,
+            on.conversations_that_do_not_read,
+            on.rude_conversations,
             on.slow_bodies,
             on.oversize_bodies,
             on.broken_npy,
+            on.reload_under_load,
             on.a_worker_killed,
         ]
+        await on.begin()
         rows = [await _tried(happen, on.speaks) for happen in happening]
         rows.append(await _tried(on.sigterm_under_load, None))
         await on.close()
@@ -260,11 +272,11 @@ async def _tried(happen: Callable[[], Awaitable[Found]], speaks: Callable[[], Aw
     outcomes: list[str] = []
     found: list[str] = []
     try:
-        async with asyncio.timeout(_LONGEST):
+        async with asyncio.timeout(_LATEST):
             outcomes, found = await happen()
             if speaks is not None:
                 found += await speaks()
-    except (TimeoutError, RuntimeError, OSError, EOFError, httpx.TransportError) as error:
+    except (TimeoutError, RuntimeError, OSError, EOFError, WebSocketException, httpx.TransportError) as error:
         found = [*found, f"{type(error).__name__}: {error}"]
     name = getattr(happen, "__name__", "").replace("_", " ")
     seconds = time.perf_counter() - began
@@ -279,25 +291,7 @@ def _counted(statuses: list[str], expected: str) -> Found:
     return statuses, [f"{status} instead of {expected}" for status in statuses if status != expected]
 
 
-def _head(address: str) -> bytes:
-    return f"POST {address} HTTP/1.1\r\nHost: here\r\nContent-Type: application/x-npy\r\n".encode()
-
-
-def _rest(connection: socket.socket) -> int:
-    """Bytes until its end."""
-    connection.settimeout(_SOON)
-    try:
-        return sum(map(len, iter(lambda: connection.recv(2**16), b"")))
-    except ConnectionResetError:
-        return 0
-
-
-async def _status(reader: asyncio.StreamReader) -> str:
-    async with asyncio.timeout(_SOON):
-        return (await reader.readuntil(b"\r\n")).split()[1].decode()
-
-
-async def _until(holds: Callable[[], Awaitable[bool]], what: str, seconds: float = _SOON) -> None:
+async def _until(holds: Callable[[], Awaitable[bool]], what: str, seconds: float = SOON) -> None:
     end = time.perf_counter() + seconds
     while not await holds():
         if time.perf_counter() > end:

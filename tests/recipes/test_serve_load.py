@@ -30,7 +30,7 @@ from recipes.serve_load.asking import (
     Reply,
     questions,
 )
-from recipes.serve_load.faults import broken
+from recipes.serve_load.clients import broken
 from recipes.serve_load.load import Level, fair_queue, shared_evenly, summary, unloaded
 from recipes.serve_load.report import targets
 from serve import Vocoder
@@ -249,7 +249,14 @@ def facts(**changed: Any) -> dict[str, Any]:
     soak = {"outcomes": {RIGHT: 9}, "left_over": {"tasks": -1, "files": 0}, "minutes": 10}
     soak |= {"slope": 0.01, "range": [100.0, 101.0]}
     fault = {"fault": "slow bodies", "outcomes": {"408": 1}, "found": []}
-    whole = {"bare": 100.0, "closed": [figures], "open": [figures], "soak": soak, "faults": [fault]}
+    whole: dict[str, Any] = {
+        "quick": False,
+        "bare": 100.0,
+        "closed": [figures],
+        "open": [figures],
+        "soak": soak,
+        "faults": [fault],
+    }
     for name, value in changed.items():
         part, _, key = name.partition("__")
         part_of = whole[part][0] if isinstance(whole[part], list) else whole[part]
@@ -283,6 +290,15 @@ def test_what_is_not_reached_is_said(changed: dict[str, Any], target: str) -> No
     assert missed(facts(closed__samples_per_second=77.0, closed__generator_cpu=0.1)) == []  # 85 % of what is left
 
 
+def test_speed_alone_excuses() -> None:
+    """A leak does not; only seconds say nothing of it."""
+    leaks = facts(soak__slope=0.3)
+    assert [one["speed"] for one in targets(leaks) if not one["holds"]] == [False]
+    assert missed({**leaks, "quick": True}) == []
+    slow = facts(closed__samples_per_second=84.0)
+    assert [one["speed"] for one in targets(slow) if not one["holds"]] == [True]
+
+
 def test_wrong_usage_is_explained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for options, rule in (
         ({"only": "lunch"}, "choose among load, soak, faults"),
@@ -314,7 +330,7 @@ def test_the_server_bears_it(toy_student: Path, tmp_path: Path, monkeypatch: pyt
         assert set(row["outcomes"]) <= {RIGHT, "429"}
     assert found["bare"] > 0
     assert max(found["soak"]["left_over"].values()) <= 0
-    assert len(found["faults"]) == 9
+    assert len(found["faults"]) == 13
     assert [row for row in found["faults"] if row["found"]] == []
     assert all(row["outcomes"] for row in found["faults"][:-1])
     assert "| 64 clients " in ran.stdout
