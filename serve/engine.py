@@ -60,6 +60,11 @@ class Job:
                 raise said
             yield said
 
+    @property
+    def stirs(self) -> bool:
+        """Whether there is something to do for the engine."""
+        return bool(self._fed) or self.stream.ready > 0
+
     def take_in(self) -> None:
         """What was fed goes into the stream."""
         while self._fed:
@@ -150,23 +155,31 @@ class Engine:
             self._advance(jobs)
 
     def _next(self) -> list[Job]:
-        """Whose turn it is, as soon as there is one; empty when the engine has been stopped."""
-        with self._changed:
-            while not self._stopped:
-                for job in list(self._jobs):
-                    self._take_in(job)
-                ready = [job for job in self._jobs if job.stream.ready]
-                self._metrics.queue.set(max(0, len(ready) - self._batch))
-                if ready:
-                    return self._turn(ready[: self._batch])
-                self._changed.wait()
+        """Whose turn it is, as soon as there is one; empty when the engine has been stopped.
+
+        The lock is held for no longer than a look at the list: the event loop waits for it.
+        """
+        while jobs := self._stirring():
+            ready = [job for job in jobs if self._take_in(job) and job.stream.ready]
+            self._metrics.queue.set(max(0, len(ready) - self._batch))
+            if ready:
+                return self._turn(ready[: self._batch])
         return []
 
-    def _take_in(self, job: Job) -> None:
+    def _stirring(self) -> list[Job]:
+        """Who has something to be done, as soon as there is somebody."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._stopped or any(job.stirs for job in self._jobs))
+            return [] if self._stopped else [job for job in self._jobs if job.stirs]
+
+    def _take_in(self, job: Job) -> bool:
+        """Whether it could be done."""
         try:
             job.take_in()
         except Exception as error:
             self._fail([job], error)
+            return False
+        return True
 
     def _fail(self, jobs: list[Job], error: Exception) -> None:
         logger.error("an utterance could not be spoken", exc_info=error)

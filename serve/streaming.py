@@ -88,16 +88,13 @@ class VocoderStream:
         self._state: ChainStream | None = None
         self._mel: Tensor | None = None  # (1, M, L), of which frame 0 is frame `_first` of the utterance
         self._first = 0
+        self._fresh: list[Tensor] = []  # (1, M, n), what has come since
+        self.frames = 0  # of mel that have come in
         self._ended = False
         self._size = FIRST_PIECE
         self._phase: Tensor | None = None  # (1,), of the next sample
         self._excited: Tensor | None = None  # (n, 3), of the samples before it that are still needed
         self.samples = 0  # said so far
-
-    @property
-    def frames(self) -> int:
-        """Mel frames that have come in."""
-        return self._first + (0 if self._mel is None else self._mel.shape[2])
 
     @property
     def ready(self) -> int:
@@ -112,14 +109,8 @@ class VocoderStream:
     def append(self, mel: Tensor) -> None:
         """More frames (M, n), without computing anything."""
         assert not self._ended
-        fresh = mel[None].to(self.student.weight.device, torch.float32)
-        if self._mel is None:
-            self._mel = fresh
-            return
-        needed = (self.samples - self.student.reach) // self.student.hop - 2 - LOOK_BACK
-        spare = min(max(0, needed - self._first), self._mel.shape[2])
-        self._mel = torch.cat([self._mel[:, :, spare:], fresh], dim=2)
-        self._first += spare
+        self._fresh.append(mel[None].to(self.student.weight.device, torch.float32))
+        self.frames += mel.shape[1]
 
     def end(self) -> None:
         """There are no more frames; also allowed twice.
@@ -127,7 +118,7 @@ class VocoderStream:
         Raises:
             ValueError: there was not one.
         """
-        if self._mel is None:
+        if not self.frames:
             raise ValueError("the mel has zero frames; give at least one")
         self._ended = True
 
@@ -151,6 +142,7 @@ class VocoderStream:
 
     def take(self) -> Piece:
         """What the next piece is made from; it then counts as said."""
+        self._gather()
         own, hop, start = self.student, self.student.hop, self.samples
         stop = start + min(self.ready, self._size)
         begin = max(0, start - own.reach) // hop * hop if own.reach else start
@@ -160,6 +152,18 @@ class VocoderStream:
         piece = Piece(z, start - begin, cond, self._excite(start, stop, start - begin))
         self.samples, self._size = stop, min(2 * self._size, own.largest)
         return piece
+
+    def _gather(self) -> None:
+        """What is still needed of the mel, and what has come, as one."""
+        if not self._fresh:
+            return
+        if self._mel is not None:
+            needed = (self.samples - self.student.reach) // self.student.hop - 2 - LOOK_BACK
+            spare = min(max(0, needed - self._first), self._mel.shape[2])
+            self._fresh.insert(0, self._mel[:, :, spare:])
+            self._first += spare
+        self._mel = torch.cat(self._fresh, dim=2)
+        self._fresh.clear()
 
     def _excite(self, start: int, stop: int, before: int) -> Tensor | None:
         """Of the samples start - before .. stop, (before + T, 3), if the student reads pitch; the phase goes on."""

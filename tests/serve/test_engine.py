@@ -1,6 +1,7 @@
 """Turns are fair, errors stay with whom they belong to, and who leaves is forgotten."""
 
 import asyncio
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,7 +14,7 @@ from serve import Vocoder
 from serve.engine import Engine, Job
 from serve.metrics import Metrics
 from serve.problems import Problem
-from serve.streaming import StreamingStudent
+from serve.streaming import StreamingStudent, VocoderStream
 
 Utterance = Callable[..., NDArray[np.float32]]
 
@@ -140,6 +141,38 @@ def test_who_leaves_is_computed_no_further(
     asyncio.run(leave())
     computed = [seed for step in turns for seed in step]
     assert 1 not in computed[computed.index(2) :]
+
+
+def test_who_feeds_does_not_wait_for_what_was_fed_before(
+    make_engine: Callable[..., Engine],
+    toy_vocoder: Vocoder,
+    toy_utterance: Utterance,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Or the event loop would, which feeds."""
+    engine, mel, append = make_engine(), toy_utterance(20), VocoderStream.append
+    begun, go = threading.Event(), threading.Event()
+
+    def slow(self: VocoderStream, mel: torch.Tensor) -> None:
+        begun.set()
+        assert go.wait(60)
+        append(self, mel)
+
+    monkeypatch.setattr(VocoderStream, "append", slow)
+    engine.start()
+
+    async def speak() -> NDArray[np.float32]:
+        with engine.speak(toy_vocoder.begin()) as job:
+            job.feed(toy_vocoder.frames(mel[:, :9]))
+            assert await asyncio.to_thread(begun.wait, 60)
+            more = asyncio.create_task(asyncio.to_thread(job.feed, toy_vocoder.frames(mel[:, 9:])))
+            done, _ = await asyncio.wait([more], timeout=10)
+            go.set()
+            assert done, "it waited"
+            job.end()
+            return await hear(job)
+
+    np.testing.assert_allclose(asyncio.run(speak()), toy_vocoder(mel), rtol=0, atol=1e-5)
 
 
 def test_an_error_is_told_to_whom_it_concerns(

@@ -111,6 +111,26 @@ def test_what_is_kept_does_not_grow(vocoder: Vocoder, toy_utterance: Utterance) 
     assert max(kept) < 60
 
 
+def test_what_comes_in_is_copied_once(
+    vocoder: Vocoder, toy_utterance: Utterance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many chunks it comes in."""
+    stream, copied, cat = vocoder.begin(), [], torch.cat
+
+    def spy(tensors: list[torch.Tensor], dim: int = 0) -> torch.Tensor:
+        copied.append(sum(each.shape[-1] for each in tensors))
+        return cat(tensors, dim)
+
+    mel = vocoder.frames(toy_utterance(100))
+    monkeypatch.setattr(torch, "cat", spy)
+    for n in range(100):
+        stream.append(mel[:, n : n + 1])
+    assert stream.frames == 100
+    assert sum(copied) == 0
+    stream.take()
+    assert max(copied) == 100
+
+
 def test_streams_side_by_side_do_not_hear_each_other(vocoder: Vocoder, toy_utterance: Utterance) -> None:
     """Of different lengths, begun at different times, and advanced together."""
     mels = [toy_utterance(frames, seed=frames) for frames in (90, 31, 60)]
