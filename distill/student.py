@@ -22,6 +22,7 @@ from wavenet.network import AutoregressiveNetwork, StackConfig
 from wavenet.noise import logistic_noise, normal_noise
 from wavenet.pitch import CHANNELS, Excitation, PitchHead, check_pitch, excite
 from wavenet.pretrained import load_model
+from wavenet.sampling.inputs import batch_size, check_length, check_shapes
 
 CHUNK = 2**14  # samples of one step of a stream: what is done once a step weighs little
 
@@ -215,30 +216,25 @@ class Student(nn.Module):
         of a CUDA graph (`distill.cuda_graph`). In all cases the memory does not grow with the length.
 
         Raises:
-            ValueError: a negative or non-finite temperature; neither a mel nor noise; lengths that differ.
+            ValueError: a negative or non-finite temperature; neither a mel nor noise; lengths or batch sizes that
+                differ; no frame; a wrong shape; an unknown speaker.
         """
         if not 0 <= temperature < math.inf:
             raise ValueError(f"temperature is {temperature}, but must be finite and not negative: 1 is the model's own")
-        if noise is None and mel is None:
-            raise ValueError("without a mel the length of the waveform is unknown: pass noise of that length")
-        weight = next(self.parameters())
-        hop, first = self.config.hop_length, noise if mel is None else mel
-        assert first is not None
-        T = first.shape[1] if mel is None else first.shape[2] * hop
-        if noise is not None:
-            check_condition(mel, noise.shape[1], hop, 0)
+        weight, hop = next(self.parameters()), self.config.hop_length
+        B, T = self._size(mel, speaker, noise)
 
         def draw(row: int, start: int, stop: int) -> Tensor:
             z = self.noise(seed + row, start, stop - start) if noise is None else noise[row, start:stop]
             return (temperature * z).to(weight)
 
-        x = torch.empty(len(first), T, dtype=weight.dtype, device=weight.device)
+        x = torch.empty(B, T, dtype=weight.dtype, device=weight.device)
         if can_stream(self.chain.sequence, weight) and forced_backend() is not Backend.reference:
             self._stream(draw, mel, speaker, x)
             return x
 
         def draw_all(start: int, stop: int) -> Tensor:
-            return torch.stack([draw(row, start, stop) for row in range(len(first))])
+            return torch.stack([draw(row, start, stop) for row in range(B)])
 
         reach, excited = self.receptive_field, self._excitation(mel)
         if weight.is_cuda and forced_backend() is not Backend.reference:
@@ -252,6 +248,23 @@ class Student(nn.Module):
             z, excitation = draw_all(begin, stop), None if excited is None else excited(begin, stop)
             x[:, start:stop] = self.chain(z, cond, begin, stop - start, excitation)[0]
         return x
+
+    def _size(self, mel: Tensor | None, speaker: Tensor | None, noise: Tensor | None) -> tuple[int, int]:
+        """B and T of what is to be said."""
+        check_shapes(self.config.n_mels, mel, speaker)
+        if noise is not None and noise.dim() != 2:
+            raise ValueError(f"noise has the shape {tuple(noise.shape)}, but must be (B, T): take it from `noise`")
+        batch = batch_size(mel=mel, speaker=speaker, noise=noise)
+        if mel is not None:
+            length = mel.shape[2] * self.config.hop_length
+        elif noise is not None:
+            length = noise.shape[1]
+        else:
+            raise ValueError("without a mel the length of the waveform is unknown: pass noise of that length")
+        check_length(length)
+        if noise is not None:
+            check_condition(mel, noise.shape[1], self.config.hop_length, 0)
+        return batch, length
 
     def _stream(
         self, draw: Callable[[int, int, int], Tensor], mel: Tensor | None, speaker: Tensor | None, x: Tensor

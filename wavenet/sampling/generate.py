@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from wavenet.model import WaveNet
 from wavenet.sampling import reference
+from wavenet.sampling.inputs import batch_size, check_length, check_shapes
 from wavenet.sampling.packing import Weights
 
 _CHUNK = 1024  # samples between two movements of the progress bar
@@ -57,13 +58,14 @@ def generate(
         (B, T), in the model's dtype and on its device
 
     Raises:
-        ValueError: mel, speaker and noise of different batch sizes; a mel of the wrong shape; no length, or one that
+        ValueError: mel, speaker and noise of different batch sizes; one of the wrong shape; no length, or one that
             the mel or the noise does not cover; what the model is conditioned on is missing; an unknown speaker;
             weights that the backend does not have.
     """
     weight = model.network.first.weight
-    _check_shapes(model, mel, noise)
-    batch = _batch_size(mel=mel, speaker=speaker, noise=noise)
+    check_shapes(model.config.n_mels, mel, speaker)
+    _check_noise(model, noise)
+    batch = batch_size(mel=mel, speaker=speaker, noise=noise)
     T = _length(model, mel, noise, length)
     backend, weights = _choice(backend, weights)
     if noise is None:
@@ -95,8 +97,8 @@ def parameters(
     Raises:
         ValueError: as `generate`.
     """
-    _check_shapes(model, mel, None)
-    _batch_size(mel=mel, speaker=speaker, x=x)
+    check_shapes(model.config.n_mels, mel, speaker)
+    batch_size(mel=mel, speaker=speaker, x=x)
     _length(model, mel, None, x.shape[1])
     backend, weights = _choice(backend, weights)
     cond, excitation, batch = _condition(model, mel, speaker), _excitation(model, mel), x.shape[0]
@@ -160,22 +162,13 @@ def _excitation(model: WaveNet, mel: Tensor | None) -> Tensor | None:
     return torch.cat([one for one in excitations if one is not None])
 
 
-def _check_shapes(model: WaveNet, mel: Tensor | None, noise: Tensor | None) -> None:
-    M, columns = model.config.n_mels, model.distribution.n_noise
-    if mel is not None and (mel.dim() != 3 or M not in (0, mel.shape[1])):
-        raise ValueError(f"mel has the shape {tuple(mel.shape)}, but this model reads (B, {M}, L): give such a mel")
+def _check_noise(model: WaveNet, noise: Tensor | None) -> None:
+    columns = model.distribution.n_noise
     if noise is not None and (noise.dim() != 3 or noise.shape[2] != columns):
         raise ValueError(
             f"noise has the shape {tuple(noise.shape)}, but must be (B, T, {columns}): "
             "take it from model.distribution.noise"
         )
-
-
-def _batch_size(**inputs: Tensor | None) -> int:
-    sizes = {name: len(tensor) for name, tensor in inputs.items() if tensor is not None}
-    if len(set(sizes.values())) > 1:
-        raise ValueError(f"batch sizes differ: {sizes}; give as many of each")
-    return next(iter(sizes.values()), 1)
 
 
 def _length(model: WaveNet, mel: Tensor | None, noise: Tensor | None, length: int | None) -> int:
@@ -188,8 +181,7 @@ def _length(model: WaveNet, mel: Tensor | None, noise: Tensor | None, length: in
         if not limits:
             raise ValueError("length is not given, and there is neither mel nor noise to take it from: pass length")
         length = next(iter(limits.values()))
-    if length < 1:
-        raise ValueError(f"length is {length}, but must be at least 1 sample: ask for more")
+    check_length(length)
     for name, limit in limits.items():
         if length > limit:
             raise ValueError(
