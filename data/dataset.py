@@ -170,8 +170,8 @@ class CropDataset(Dataset[Crop]):
         frames: frames of the target, those in the loss.
         left_frames: frames of left context before them.
         margin: further mel frames on both sides, for the context network.
-        random_gain_db: each crop's level changes by a gain drawn from +- so many dB, uniformly; none takes a crop out of
-            [-1, 1], beyond which the networks know no sound.
+        random_gain_db: each crop's level changes by a gain drawn from +- so many dB, uniformly; none takes it
+            out of [-1, 1], beyond which the networks know no sound.
     """
 
     def __init__(
