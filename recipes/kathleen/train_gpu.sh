@@ -5,18 +5,23 @@
 #
 # A piece goes on from the parts in STATE (none: it begins), works for SECONDS in all, 540 by default, and leaves in
 # STATE where it stands, in parts below 16 MB. The teacher trains for TEACHER_SECONDS in all, then the student for
-# STUDENT_SECONDS. Exit code 0: both are trained; 3: another piece is needed.
+# STUDENT_SECONDS, or until TRAINER's steps are done. Exit code 0: both are trained; 3: another piece is needed; any
+# other: a piece as this one would come no further. A piece that is killed loses what it did, and nothing of STATE.
 set -euo pipefail
 
 recordings=${1:?"is not given: name the folder of the recordings"}
 state=${2:?"is not given: name the folder that keeps the state between pieces"}
+state=${state%/}
 seconds=${3:-540}
 work=${WORK:-runs/kathleen_gpu}
-common=(data="$work/data" optim=adam optim.lr=1e-3 optim.warmup_steps=300 trainer=long trainer.ema_decay=0.9995
+common=(data="$work/data" optim=adam optim.lr=1e-3 optim.warmup_steps=300 trainer="${TRAINER:-long}" trainer.ema_decay=0.9995
     trainer.audition_every=0 trainer.validate_every=1000 trainer.checkpoint_every=1000
     trainer.batch_size="${BATCH:-64}" trainer.workers="${WORKERS:-12}")
 
+trained=
+
 main() {
+    if [ -d "$state.new" ]; then swap; fi # a piece was killed here
     mkdir -p "$work" "$state"
     if compgen -G "$state/part.*" >/dev/null; then
         cat "$state"/part.* | tar x -C "$work"
@@ -35,7 +40,12 @@ piece() {
     spent=$(cat "$work/$name.seconds" 2>/dev/null || echo 0)
     left=$((budget - spent < seconds - SECONDS ? budget - spent : seconds - SECONDS))
     if ((spent >= budget)); then return; fi
+    if ((left <= 0)) && [ -z "$trained" ]; then
+        echo "preparing the data took all of the $seconds s of this piece: give it more, as SECONDS" >&2
+        exit 2
+    fi
     if ((left > 0)); then
+        trained=yes
         timeout --signal=INT --kill-after=60 "$left" wavenet "${@:3}" || status=$?
         ((status == 0 || status == 124)) || exit 1 # it failed by itself: STATE keeps what it held
     fi
@@ -46,9 +56,18 @@ piece() {
 }
 
 save() {
-    rm -rf "$state.new" && mkdir "$state.new"
-    (cd "$work" && tar c --exclude=tensorboard --exclude=data -- *) | split -b 15000000 - "$state.new/part."
-    rm -rf "$state" && mv "$state.new" "$state"
+    rm -rf "$state.tmp" && mkdir "$state.tmp"
+    (cd "$work" && tar c --exclude=tensorboard --exclude=data -- *) | split -b 15000000 - "$state.tmp/part."
+    mv "$state.tmp" "$state.new" # whole by now
+    swap
+}
+
+# STATE.new takes the place of STATE.
+swap() {
+    rm -rf "$state.old"
+    if [ -d "$state" ]; then mv "$state" "$state.old"; fi
+    mv "$state.new" "$state"
+    rm -rf "$state.old"
 }
 
 main

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -79,24 +80,89 @@ def test_a_recipe_goes_from_sound_files_to_figures(tmp_path: Path, corpus: str, 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_gpus_half_hour_goes_in_pieces_on_different_machines(tmp_path: Path) -> None:
-    variables = _kathleen(tmp_path / "corpus", sentences(10, seed=0))
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    toy = {**TOY, "BATCH": "2", "WORKERS": "0", "TEACHER_SECONDS": "20", "STUDENT_SECONDS": "25", "SPECTRAL_STEPS": "2"}
-    codes = []
-    for machine in range(4):
-        done = subprocess.run(
-            ["bash", RECIPES / "kathleen" / "train_gpu.sh", variables["KATHLEEN"], tmp_path / "state", "40"],
-            env={**os.environ, **toy, "PATH": path, "WORK": str(tmp_path / f"machine{machine}")},
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        codes.append(done.returncode)
-        assert done.returncode in (0, 3), done.stdout + done.stderr
+def test_a_gpus_half_hour_leaves_all_that_another_machine_needs(tmp_path: Path) -> None:
+    recordings = _kathleen(tmp_path / "corpus", sentences(10, seed=0))["KATHLEEN"]
+    programs = str(Path(sys.executable).parent)
+    toy = {**TOY, "BATCH": "2", "WORKERS": "0", "SPECTRAL_STEPS": "2"}
+    for machine in ("one", "two"):
+        done = _piece(tmp_path, machine, programs, "600", recordings, **toy)
+        assert done.returncode == 0, done.stdout + done.stderr
         assert all(part.stat().st_size < 16e6 for part in (tmp_path / "state").iterdir())
-        if done.returncode == 0:
-            break
-    assert codes[0] == 3 and codes[-1] == 0
-    assert (tmp_path / f"machine{len(codes) - 1}" / "student" / "model.safetensors").exists()
+        for run in ("teacher", "student"):
+            assert json.loads((tmp_path / machine / run / "config.json").read_text())["step"] == 20
+
+
+def _piece(
+    folder: Path, machine: str, programs: str, seconds: str, recordings: str = "recordings", **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """A piece of train_gpu.sh from FOLDER/state, on a machine that holds nothing else."""
+    return subprocess.run(
+        ["bash", RECIPES / "kathleen" / "train_gpu.sh", recordings, f"{folder / 'state'}/", seconds],
+        env={**os.environ, **variables, "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
+             "WORK": str(folder / machine)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+WAVENET = """#!/usr/bin/env bash
+# Trains a step a call, and needs two; as by `timeout`, 124 says that it was ended before.
+if [ "$1" = prepare ]; then exit; fi
+for argument; do case $argument in run=*) run=${argument#run=} ;; esac; done
+mkdir -p "$run"
+echo step >>"$run/steps"
+(($(wc -l <"$run/steps") >= 2)) || exit 124
+"""
+
+MV = """#!/usr/bin/env bash
+# The call number KILL kills whoever calls, before it moves anything.
+echo move >>"$MOVES"
+if (($(wc -l <"$MOVES") == KILL)); then kill -KILL $PPID; exit; fi
+exec /bin/mv "$@"
+"""
+
+
+@pytest.fixture
+def toy_programs(tmp_path: Path) -> str:
+    """`wavenet` that only counts, and `mv` that can be deadly."""
+    folder = tmp_path / "programs"
+    folder.mkdir()
+    for name, text in (("wavenet", WAVENET), ("mv", MV)):
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o755)
+    return str(folder)
+
+
+def _steps(run: Path) -> int:
+    return len((run / "steps").read_text().splitlines()) if (run / "steps").exists() else 0
+
+
+def test_pieces_on_different_machines_go_on_from_one_another(tmp_path: Path, toy_programs: str) -> None:
+    seen = []
+    for machine in range(4):
+        done = _piece(tmp_path, f"machine{machine}", toy_programs, "500", MOVES=str(tmp_path / "moves"), KILL="0")
+        work = tmp_path / f"machine{machine}"
+        seen.append((done.returncode, _steps(work / "teacher"), _steps(work / "student")))
+    assert seen == [(3, 1, 0), (3, 2, 1), (0, 2, 2), (0, 2, 2)]
+
+
+@pytest.mark.parametrize("move", [1, 2, 3])
+def test_a_kill_while_the_state_is_replaced_loses_one_piece_at_most(
+    tmp_path: Path, toy_programs: str, move: int
+) -> None:
+    alive = {"MOVES": str(tmp_path / "moves"), "KILL": "0"}
+    assert _piece(tmp_path, "one", toy_programs, "500", **alive).returncode == 3
+    killed = _piece(tmp_path, "two", toy_programs, "500", MOVES=str(tmp_path / "kills"), KILL=str(move))
+    assert killed.returncode == -signal.SIGKILL
+    _piece(tmp_path, "three", toy_programs, "500", **alive)
+    assert _steps(tmp_path / "three" / "teacher") == 2
+    assert _steps(tmp_path / "three" / "student") >= 1
+    assert {path.name for path in tmp_path.glob("state*")} == {"state"}
+
+
+def test_a_piece_that_preparing_uses_up_ends_with_the_reason(tmp_path: Path, toy_programs: str) -> None:
+    done = _piece(tmp_path, "one", toy_programs, "0", MOVES=str(tmp_path / "moves"), KILL="0")
+    assert done.returncode == 2
+    assert "preparing the data took all of the 0 s of this piece: give it more" in done.stderr
 
 
 def test_stages_that_are_not_there_are_refused() -> None:
