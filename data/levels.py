@@ -1,7 +1,7 @@
 """How loud a corpus is: its one gain, and the two scales that models start from.
 
 Both scales are those of a logistic distribution, natural for densities of waveforms: its mean absolute value is 2 ln 2
-times the scale, its standard deviation pi / sqrt(3) times.
+times the scale, its standard deviation pi / sqrt(3) times. A normal distribution as loud has that for its own scale.
 """
 
 import math

@@ -33,6 +33,10 @@ class Base(StrEnum):
     logistic = "logistic"
     normal = "normal"
 
+    def as_logistic(self, scale: float) -> float:
+        """The scale at which the noise has the standard deviation of a logistic distribution of this scale."""
+        return scale if self is Base.logistic else scale * math.pi / math.sqrt(3)
+
     def noise(self, seed: int, start: int, length: int) -> Tensor:
         """The noise of samples `start .. start + length` of utterance `seed`: (length,), float64, on the CPU."""
         draw = logistic_noise if self is Base.logistic else normal_noise

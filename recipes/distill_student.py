@@ -1,5 +1,6 @@
 """`wavenet distill`: a student, from a teacher and a corpus."""
 
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from data.bands import Bands, measure_bands
 from data.dataset import PreparedCorpus
 from data.mel import MelConfig
 from distill.classifier import load_classifier_for
-from distill.fit import hear_as_teacher, initialise_from_teacher, student_config
+from distill.fit import base_for, hear_as_teacher, initialise_from_teacher, student_config
 from distill.losses.perceptual import PerceptualConfig, PerceptualLoss
 from distill.objective import DistillationObjective, LossesConfig
 from distill.student import Student, StudentConfig, StudentSize
@@ -56,12 +57,13 @@ def distill(config: DistillConfig) -> bool:
     _check_crops(config, mel)
     check_pitch(teacher.config.pitch, corpus)
     origin = None if config.init_from is None else load_description(config.init_from, "student")
-    scale = corpus.scale
+    base = base_for(teacher.config.output.kind)
+    scale = base.as_logistic(corpus.scale)
     if origin is not None and config.init_from is not None:
         check_origin(origin, config.init_from, mel, corpus)
         scale = config_from(StudentConfig, origin.model, config.init_from).initial_scale
     if config.losses.kl.floor is None:
-        config.losses.kl.floor = corpus.silence_log_scale
+        config.losses.kl.floor = math.log(base.as_logistic(math.exp(corpus.silence_log_scale)))
     student = student_config(config.student, teacher.config, scale)
     description = Description(
         kind="student",

@@ -61,6 +61,15 @@ def test_noise_and_fresh_draws_follow_the_base_density(base: Base) -> None:
         assert sample.isfinite().all()
 
 
+@pytest.mark.parametrize("base", Base)
+def test_the_scale_of_any_noise_that_is_as_loud_as_logistic_noise(base: Base) -> None:
+    loudness = [
+        (scale * noise.draw(torch.empty(200_000, dtype=torch.float64))).std()
+        for noise, scale in ((base, base.as_logistic(0.05)), (Base.logistic, 0.05))
+    ]
+    torch.testing.assert_close(loudness[0], loudness[1], rtol=0.02, atol=0)
+
+
 # One pass
 
 

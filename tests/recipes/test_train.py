@@ -1,6 +1,7 @@
 """`wavenet train` and `wavenet distill`: killed, resumed, shared by two processes, watched in TensorBoard."""
 
 import json
+import math
 import os
 import signal
 import socket
@@ -158,6 +159,22 @@ def test_the_curves_and_clips_of_a_teacher_are_in_tensorboard(
 
 
 @pytest.mark.parametrize("kind", ["mulaw", "mol", "gaussian"])
+def test_a_student_of_a_gaussian_teacher_is_as_loud_at_first_as_one_of_a_mixture(
+    succeed: Callable[..., Finished], make_toy_teacher: Callable[..., Path], toy_corpus: Path, tmp_path: Path
+) -> None:
+    """A normal distribution as loud as a logistic one has a scale pi / sqrt(3) times as large, and so has silence."""
+    scales, floors = [], []
+    for kind in ("mol", "gaussian"):
+        command = [*DISTILL, "trainer.steps=1", f"data={toy_corpus}", f"teacher_checkpoint={make_toy_teacher(kind)}"]
+        succeed(*command, f"run={tmp_path / kind}")
+        described = json.loads((tmp_path / kind / "config.json").read_text())
+        scales.append(described["model"]["initial_scale"])
+        floors.append(described["training"]["losses"]["kl"]["floor"])
+    ratio = math.pi / math.sqrt(3)
+    assert scales[1] / scales[0] == pytest.approx(ratio)
+    assert floors[1] - floors[0] == pytest.approx(math.log(ratio))
+
+
 def test_every_term_of_a_distillation_is_in_tensorboard(
     succeed: Callable[..., Finished],
     toy_corpus: Path,
