@@ -23,6 +23,12 @@ class CorpusKind(StrEnum):
     vctk = "vctk"
 
 
+LAYOUTS = {  # the folder that an archive unpacks, and what it holds
+    CorpusKind.ljspeech: ("LJSpeech-1.1", ("metadata.csv", "wavs")),
+    CorpusKind.vctk: ("VCTK-Corpus-0.92", ("wav48_silence_trimmed", "txt")),
+}
+
+
 @dataclass
 class CorpusConfig:
     """Which corpus, and where."""
@@ -79,7 +85,7 @@ def list_corpus(config: CorpusConfig) -> tuple[list[Utterance], list[Skip]]:
         utterances, skipped = _espeak(config), list[Skip]()
     else:
         listing = {CorpusKind.folder: _folder, CorpusKind.ljspeech: _ljspeech, CorpusKind.vctk: _vctk}[config.kind]
-        if config.download:
+        if config.download and not _is_there(config):
             _download(config)
         if not Path(config.root).is_dir():
             raise CorpusError(f"{config.root}: there is no such folder; check corpus.root")
@@ -156,7 +162,7 @@ def _read_metadata(path: Path) -> list[tuple[str, str, str]]:
 
 def _ljspeech(config: CorpusConfig) -> tuple[list[Utterance], list[Skip]]:
     """LJSpeech-1.1: metadata.csv with `id|text|normalised text`, and wavs/ID.wav."""
-    root = _layout(config, "LJSpeech-1.1", "metadata.csv", "wavs")
+    root = _layout(config)
     rows = _read_rows(root / "metadata.csv")
     _check_ids((row[0] for row in rows), root / "metadata.csv")
     return [Utterance(row[0], root / "wavs" / f"{row[0]}.wav", row[-1], "LJ") for row in rows], []
@@ -164,7 +170,7 @@ def _ljspeech(config: CorpusConfig) -> tuple[list[Utterance], list[Skip]]:
 
 def _vctk(config: CorpusConfig) -> tuple[list[Utterance], list[Skip]]:
     """VCTK 0.92: wav48_silence_trimmed/p225/p225_001_mic1.flac, and txt/p225/p225_001.txt, which p315 lacks."""
-    root = _layout(config, "VCTK-Corpus-0.92", "wav48_silence_trimmed", "txt")
+    root = _layout(config)
     utterances = []
     for path in (root / "wav48_silence_trimmed").glob(f"*/*_{config.microphone}.flac"):
         name, speaker = path.stem.removesuffix(f"_{config.microphone}"), path.parent.name
@@ -174,8 +180,9 @@ def _vctk(config: CorpusConfig) -> tuple[list[Utterance], list[Skip]]:
     return utterances, []
 
 
-def _layout(config: CorpusConfig, folder: str, *parts: str) -> Path:
-    """The folder of a published corpus: `root` itself, or `root/folder` as the archive unpacks."""
+def _layout(config: CorpusConfig) -> Path:
+    """The folder of a published corpus: `root` itself, or the folder in it as the archive unpacks."""
+    folder, parts = LAYOUTS[config.kind]
     for root in (Path(config.root), Path(config.root) / folder):
         if all((root / part).exists() for part in parts):
             return root
@@ -183,6 +190,14 @@ def _layout(config: CorpusConfig, folder: str, *parts: str) -> Path:
         f"{config.root}: neither it nor its {folder} holds {' and '.join(parts)}; "
         "check corpus.root, or set corpus.download=true"
     )
+
+
+def _is_there(config: CorpusConfig) -> bool:
+    try:
+        _layout(config)
+    except CorpusError:
+        return False
+    return True
 
 
 def _download(config: CorpusConfig) -> None:

@@ -181,6 +181,19 @@ def test_a_failed_download_is_said_and_nothing_is_left(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("parent", ["", "LJSpeech-1.1/"])
+def test_a_corpus_that_is_there_is_not_downloaded(
+    parent: str, tmp_path: Path, touch: Touch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fetch(*_: Any, **__: Any) -> None:
+        raise AssertionError("something was fetched")
+
+    monkeypatch.setattr("torchaudio.datasets.LJSPEECH", fetch)
+    touch(f"{parent}wavs/LJ001-0001.wav")
+    (tmp_path / parent / "metadata.csv").write_text("LJ001-0001|One.|One.\n", encoding="utf-8")
+    assert listing(tmp_path, "ljspeech", download=True) == ([("LJ001-0001", "One.", "LJ")], {})
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
