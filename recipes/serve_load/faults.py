@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import sys
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -42,6 +43,7 @@ CROWD = 200  # more than there are places
 _LEAVING = 16  # clients
 _UNREAD = 2**21  # samples of an utterance that nobody hears to its end; as float32 more than the system keeps for them
 _FILLING = 120.0  # s until what nobody reads has been computed as far as the system keeps it
+_TICK, _LOOKS = 0.1, 10  # s; times
 _LATEST = 180.0  # s for a fault and what follows
 _BREAK = {"ConnectError", "ReadError", "RemoteProtocolError", "WriteError"}  # what a dead worker's clients see
 _BREAK |= {"ConnectionClosedError", "ConnectionRefusedError", "ConnectionResetError", "InvalidMessage"}
@@ -63,14 +65,16 @@ class Faults:
         self._unread = np.tile(mel, (1, -(-_UNREAD // hop // mel.shape[1])))
         self._begin = start(**({} if asker.speaker is None else {"speaker": asker.speaker}))
         self._fresh = Asker(server.url, asker.questions, asker.speaker, keep=False)
-        self._files = 0  # descriptors, when nobody is there
+        self._files = sys.maxsize  # descriptors, when nobody is there
 
     async def begin(self) -> None:
         """Learn what the server holds when nobody is there."""
         await _until(self._has_loaded(WORKERS), "second worker", STARTING)
         await self._fresh.all()
         await _until(self._idle, "end of all requests")
-        self._files = await self._held()
+        for _ in range(_LOOKS):  # connections end a moment after their clients have left
+            await asyncio.sleep(_TICK)
+            self._files = min(self._files, await self._held())
 
     async def close(self) -> None:
         await self._long.close()
