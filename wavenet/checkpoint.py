@@ -58,7 +58,7 @@ class Description:
     bands: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.kind not in MAKERS:
+        if not isinstance(self.kind, str) or self.kind not in MAKERS:
             raise CheckpointError(f"kind is {self.kind!r}; a checkpoint is one of: {', '.join(MAKERS)}")
         for name in ("model", "mel", "training", "bands"):
             if not isinstance(getattr(self, name), dict):

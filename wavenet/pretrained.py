@@ -36,7 +36,14 @@ def load_model(
         raise CheckpointError(
             f"{directory}: its config.json names {named} speakers for a model of {voices}; copy the checkpoint again"
         )
-    model = model_type(config)
+    try:
+        model = model_type(config)
+    except (RuntimeError, TypeError, ValueError, OverflowError, MemoryError) as error:  # torch's, of absurd sizes
+        reason = str(error).partition("\n")[0]
+        raise CheckpointError(
+            f"{directory}: its config.json describes a {kind} that cannot be built ({reason}); "
+            "copy the checkpoint again"
+        ) from error
     load_into(model, load_weights(directory))
     return model.eval(), description
 

@@ -275,6 +275,16 @@ def test_a_student_is_rebuilt_from_its_directory(student: Student, mel: Tensor, 
     torch.testing.assert_close(loaded.generate(mel.float()), student.generate(mel.float()), rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("changes", [{"n_mels": 10**14}, {"context": 10**30}, {"residual": 10**14}])
+def test_sizes_that_no_memory_holds_are_refused(student: Student, tmp_path: Path, changes: dict[str, int]) -> None:
+    save_weights(tmp_path, student.state_dict())
+    save_description(tmp_path, _description("student", asdict(student.config) | changes))
+    with pytest.raises(
+        CheckpointError, match=r"describes a student that cannot be built .*; copy the checkpoint again"
+    ):
+        load_student(tmp_path)
+
+
 def test_a_teacher_is_no_student(make_teacher: MakeTeacher, tmp_path: Path) -> None:
     teacher = make_teacher(OutputKind.mol)
     save_weights(tmp_path, teacher.state_dict())
