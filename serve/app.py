@@ -86,12 +86,16 @@ def _add_speech(app: FastAPI, service: Service) -> None:
 
 
 def _add_state(app: FastAPI, service: Service) -> None:
-    @app.get("/v1/models", responses=problems(401, 503))
+    def check_engine() -> None:
+        if not service.engine.alive:
+            raise unavailable("the engine has stopped: start the server again")
+
+    @app.get("/v1/models", responses=problems(401, 403, 503))
     async def models() -> dict[str, Any]:
         """Who speaks; the first is the default. `look_ahead` is in mel frames."""
         return {"models": service.models.describe()}
 
-    @app.post("/admin/reload", responses=problems(401, 403, 409))
+    @app.post("/admin/reload", responses=problems(401, 403, 409, 503))
     async def reload() -> dict[str, Any]:
         """Read the checkpoints again. Running requests go on with the old ones; a broken one changes nothing."""
         return await service.reload_for_client()
@@ -99,13 +103,13 @@ def _add_state(app: FastAPI, service: Service) -> None:
     @app.get("/healthz", responses=problems(503))
     async def healthz() -> dict[str, str]:
         """Alive."""
-        if not service.engine.alive:
-            raise unavailable("the engine has stopped: start the server again")
+        check_engine()
         return {"status": "alive"}
 
     @app.get("/readyz", responses=problems(503))
     async def readyz() -> dict[str, str]:
         """Loaded, warmed, and not about to stop."""
+        check_engine()
         if service.draining or not service.models.ready:
             raise unavailable("about to stop" if service.draining else "the models are being loaded")
         return {"status": "ready"}

@@ -23,7 +23,7 @@ _PROBLEM = {
 _MEANINGS = {
     400: "The body is not what its type says",
     401: "The token is missing or wrong",
-    403: "The server has no token",
+    403: "The page that asks is of another origin, or the server has no token",
     404: "No such model",
     408: "The body comes too slowly",
     409: "A checkpoint is broken",
@@ -101,7 +101,7 @@ BODY = {
         },
     }
 }
-_REFUSALS = problems(400, 401, 404, 408, 413, 415, 422, 429, 503)
+_REFUSALS = problems(400, 401, 403, 404, 408, 413, 415, 422, 429, 503)
 FILE: dict[int | str, dict[str, Any]] = {
     200: _answer({**_SPOKEN, **_SPEED}, "audio/wav", "audio/flac", "application/octet-stream"),
     **_REFUSALS,

@@ -116,12 +116,12 @@ class Service:
 
     def refusal(self, path: str, headers: Headers) -> Problem | None:
         """Why a request to /v1 or /admin is sent away before it is looked at: 401, 403, 429 or 503."""
-        if problem := self._stranger(path, headers):
+        if problem := _foreign(headers) or self._stranger(path, headers):
             return problem
-        if path.startswith("/admin/"):
-            return None
         if self.draining:
             return unavailable("this server is about to stop: come back in a moment")
+        if path.startswith("/admin/"):
+            return None
         if not self.models.ready:
             return unavailable("the models are being loaded: come back in a moment")
         if path != "/v1/models" and (self._full or self.running >= 2 * self.config.capacity):
@@ -163,6 +163,18 @@ class Service:
             ) from None
         self.reloaded()
         return {"models": self.models.describe()}
+
+
+def _foreign(headers: Headers) -> Problem | None:
+    """A browser sends what any page asks it to send to this machine, and says from which page."""
+    origin, host = headers.get("origin"), headers.get("host", "")
+    if origin is None or origin.lower().endswith(f"://{host.lower()}"):
+        return None
+    return Problem(
+        403,
+        f"the page is of another origin, {origin[:80]!r} and not {host[:80]!r}: open the page of this server, and let "
+        "proxies before it pass the Host on",
+    )
 
 
 def cores() -> int:

@@ -20,6 +20,7 @@ from serve.service import Service
 from serve.vocoder import Vocoder
 
 logger = logging.getLogger("serve")
+_MOST_TEXT = 4096  # characters: a start, or an end
 
 
 async def talk(socket: WebSocket, service: Service) -> None:
@@ -52,7 +53,7 @@ async def _converse(socket: WebSocket, service: Service) -> None:
             factor = service.spoken(job, vocoder.sample_rate)
         finally:
             listener.cancel()
-    distance = await service.compute(vocoder.distance, torch.cat(heard, dim=1))
+    distance = await service.compute(lambda: vocoder.distance(torch.cat(heard, dim=1)))
     summary = {
         "type": "summary",
         "samples": job.stream.samples,
@@ -75,21 +76,31 @@ def _format(message: dict[str, Any]) -> StreamFormat:
 
 async def _listen(socket: WebSocket, service: Service, vocoder: Vocoder, job: Job, heard: list[Tensor]) -> None:
     """Feeds the job until the end, then watches whether the client stays; an error goes to who waits for the sound."""
+    most = service.config.max_seconds + service.config.patience
     try:
-        while not isinstance(message := await _next(socket, service.config.patience), dict):
-            mel = _frames(message, vocoder)
-            check_length(job.frames + mel.shape[1], vocoder, service.config.max_seconds)
-            job.feed(mel)
-            heard.append(mel)
-        if message != {"type": "end"}:
-            raise Problem(400, "a message is neither frames nor the end: send bytes, or {'type': 'end'}")
-        if not job.frames:
-            raise Problem(422, "the mel has zero frames; give at least one")
-        job.end()
+        try:
+            async with asyncio.timeout(most):
+                await _feed(socket, service, vocoder, job, heard)
+        except TimeoutError:
+            raise Problem(408, f"the end did not come within {most:g} s: speak longer texts one by one") from None
         await _next(socket, None)
         raise Problem(400, "a message came after the end: open another connection for another utterance")
     except Exception as error:
         job.fail(error)
+
+
+async def _feed(socket: WebSocket, service: Service, vocoder: Vocoder, job: Job, heard: list[Tensor]) -> None:
+    size = 4 * vocoder.mel.n_mels
+    while not isinstance(message := await _next(socket, service.config.patience), dict):
+        check_length(job.frames + len(message) // size, vocoder, service.config.max_seconds)
+        mel = _frames(message, vocoder)
+        job.feed(mel)
+        heard.append(mel)
+    if message != {"type": "end"}:
+        raise Problem(400, "a message is neither frames nor the end: send bytes, or {'type': 'end'}")
+    if not job.frames:
+        raise Problem(422, "the mel has zero frames; give at least one")
+    job.end()
 
 
 def _frames(content: bytes, vocoder: Vocoder) -> Tensor:
@@ -116,6 +127,11 @@ async def _next(socket: WebSocket, patience: float | None) -> bytes | dict[str, 
         raise ClientGone
     if message.get("bytes") is not None:
         return bytes(message["bytes"])
+    if len(message["text"]) > _MOST_TEXT:
+        raise Problem(
+            413,
+            f"a text message has {len(message['text'])} characters, and may have {_MOST_TEXT}: send frames as bytes",
+        )
     try:
         value = json.loads(message["text"])
     except (ValueError, RecursionError):

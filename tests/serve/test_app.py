@@ -15,6 +15,7 @@ from fastapi.testclient import TestClient
 from numpy.typing import NDArray
 from starlette.testclient import WebSocketDenialResponse
 
+import serve.talk
 from serve import Vocoder
 from serve.answers import MOST_AT_ONCE, WholeResponse
 from serve.app import create_app
@@ -141,10 +142,81 @@ def test_without_a_token_there_are_no_orders(open_app: Callable[..., Any]) -> No
     assert_problem(client.post("/admin/reload"), 403, "no token")
 
 
-def test_other_origins_are_not_invited(open_app: Callable[..., Any], body: dict[str, Any]) -> None:
+@pytest.mark.parametrize("origin", ["http://elsewhere.example", "http://testserver:8000", "null", "testserver", ""])
+def test_pages_of_other_origins_are_sent_away(open_app: Callable[..., Any], body: dict[str, Any], origin: str) -> None:
+    """A browser lets any page open a WebSocket or send a form to this machine."""
+    client, _ = open_app(token=TOKEN)
+    client.headers.update({"Origin": origin, "Authorization": f"Bearer {TOKEN}"})
+    for path in ("/v1/synthesize", "/v1/stream", "/admin/reload"):
+        answer = client.post(path, **body)
+        assert_problem(answer, 403, "of another origin")
+        assert not [name for name in answer.headers if "access-control" in name]
+    with pytest.raises(WebSocketDenialResponse) as denied, client.websocket_connect("/v1/stream"):
+        pass
+    assert denied.value.status_code == 403
+
+
+def test_the_page_of_this_server_is_let_in(open_app: Callable[..., Any], body: dict[str, Any]) -> None:
     client, _ = open_app()
-    body["headers"]["Origin"] = "http://elsewhere.example"
-    assert not [name for name in client.post("/v1/synthesize", **body).headers if "access-control" in name]
+    client.headers["Origin"] = "https://TestServer"  # before which somebody else may do the TLS
+    assert client.post("/v1/synthesize", **body).status_code == 200
+    with client.websocket_connect("/v1/stream") as socket:
+        socket.send_json({"type": "start"})
+        socket.send_json({"type": "end"})
+        assert "zero frames" in socket.receive_json()["detail"]
+
+
+def test_nobody_talks_for_ever(open_app: Callable[..., Any]) -> None:
+    """However soon the next frame comes: an utterance has no more time than its longest sound takes, and patience."""
+    client, _ = open_app(max_seconds=0.5, patience=1)
+    said, frame = [], np.full((1, 20), -5, "<f4").tobytes()
+    with client.websocket_connect("/v1/stream") as socket:
+        socket.send_json({"type": "start"})
+        hearing = threading.Thread(target=lambda: said.append(last_message(socket)))
+        hearing.start()
+        frames = 0
+        while not said:
+            socket.send_bytes(frame)
+            frames += 1
+            hearing.join(0.1)
+    assert frames < 0.5 * 8000 / 64
+    assert (said[0]["type"], said[0]["status"]) == ("problem", 408)
+    assert "within 1.5 s" in said[0]["detail"]
+
+
+def last_message(socket: Any) -> Any:
+    while "bytes" in (message := socket.receive()):
+        pass
+    return json.loads(message["text"])
+
+
+@pytest.mark.parametrize("before", [0, 1])
+def test_a_text_is_short(open_app: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, before: int) -> None:
+    """It is read on the event loop, which others need."""
+    client, _ = open_app()
+    with client.websocket_connect("/v1/stream") as socket:
+        for _ in range(before):
+            socket.send_json({"type": "start"})
+        monkeypatch.setattr(serve.talk.json, "loads", pytest.fail)
+        socket.send_text(json.dumps({"type": "start", "speaker": "x" * 5000}))
+        said = socket.receive()["text"]
+    monkeypatch.undo()
+    assert json.loads(said)["status"] == 413
+    assert "5032 characters" in json.loads(said)["detail"]
+
+
+def test_who_is_about_to_stop_takes_no_orders(open_app: Callable[..., Any]) -> None:
+    client, service = open_app(token=TOKEN)
+    client.headers["Authorization"] = f"Bearer {TOKEN}"
+    service.draining = True
+    assert_problem(client.post("/admin/reload"), 503, "about to stop")
+
+
+def test_without_an_engine_nothing_is_ready(open_app: Callable[..., Any]) -> None:
+    client, service = open_app()
+    service.engine.stop()
+    assert_problem(client.get("/readyz"), 503, "the engine has stopped")
+    assert_problem(client.get("/healthz"), 503, "the engine has stopped")
 
 
 def test_while_it_loads_it_is_alive_and_not_ready(
