@@ -220,7 +220,9 @@ def serve(
     max_seconds: Annotated[float, typer.Option(help="Of an utterance.")] = 60.0,
     max_bytes: Annotated[int, typer.Option(help="Of a body.")] = 16 * 2**20,
     queue: Annotated[int, typer.Option(help="Utterances that may wait.")] = 32,
-    patience: Annotated[float, typer.Option(help="Seconds that a body may take.")] = 30.0,
+    patience: Annotated[
+        float, typer.Option(help="Seconds for a body, the next message of a conversation, or reading what is sent.")
+    ] = 30.0,
     grace: Annotated[float, typer.Option(help="Seconds for running requests after SIGTERM.")] = 30.0,
 ) -> None:
     """Answer over HTTP and WebSocket until SIGTERM; SIGHUP reads the checkpoints again."""

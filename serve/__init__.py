@@ -1,4 +1,4 @@
-"""Inference: the Vocoder, which the command line is built on."""
+"""Inference: the Vocoder, with which Python, the command line and the server speak alike."""
 
 from serve.vocoder import Vocoder
 
