@@ -70,6 +70,14 @@ def test_every_preset_composes_to_the_checked_dataclass(name: str, choice: str) 
     assert isinstance(compose(name, choice, *root), SCHEMAS[name])
 
 
+@pytest.mark.parametrize("name", ["train", "distill", "train-classifier"])
+def test_what_a_trainer_preset_says_holds(name: str) -> None:
+    """Whatever the command's own default is."""
+    composed = asdict(compose(name, "trainer=tiny").trainer)  # type: ignore[union-attr]
+    said = yaml.safe_load((CONFIGS / "trainer" / "tiny.yaml").read_text())
+    assert {key: composed[key] for key in said.keys() - {"run"}} == {key: said[key] for key in said.keys() - {"run"}}
+
+
 def test_every_yaml_belongs_to_a_command() -> None:
     """None is left out of the test above, and none is dead."""
     composed = {f"{choice.replace('=', '/')}.yaml" for _, choice in choices()} | {f"{name}.yaml" for name in SCHEMAS}
