@@ -30,9 +30,10 @@ from recipes.serve_load.asking import (
     Reply,
     questions,
 )
-from recipes.serve_load.clients import broken
+from recipes.serve_load.clients import END, SAMPLES, broken, converses, leaves_conversation, start
 from recipes.serve_load.load import Level, fair_queue, shared_evenly, summary, unloaded
 from recipes.serve_load.report import targets
+from recipes.serve_load.server import Server
 from serve import Vocoder
 from serve.decoding import decode
 from serve.problems import Problem
@@ -171,6 +172,27 @@ def test_every_end_of_a_conversation_is_told_from_the_others(
         assert (told.outcome, told.samples) == (outcome, 0)
     monkeypatch.setattr(asking, "HUNG", 0.3)
     assert conversed(question, right, close=None).outcome == HANGING
+
+
+def test_how_a_rude_conversation_ends_is_told() -> None:
+    heard: list[str] = []
+    ends = iter([{"type": "summary"}, {"type": "problem", "status": 422}, {"type": "problem", "status": 429}, {}])
+
+    async def converse(socket: ServerConnection) -> None:
+        async for message in socket:
+            if message == END:
+                await socket.send(b"1234")
+                await socket.send(json.dumps(next(ends)))
+                await socket.close()
+
+    async def ask() -> None:
+        async with serve(converse, "127.0.0.1", 0) as listening:
+            server = Server(f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}", None)
+            heard.extend([await converses(server, start(), END) for _ in range(3)])
+            heard.append(await leaves_conversation(server, start(), END))
+
+    asyncio.run(ask())
+    assert heard == ["summary", "422", "429 without retry_after", SAMPLES]
 
 
 def test_broken_bodies_are_broken(question: Question, toy_student: Path) -> None:
