@@ -154,13 +154,16 @@ def _spoken(voice: Voice, clips: list[Clip], speak: Callable[[Clip], Wave]) -> V
 
 @torch.inference_mode()
 def _bits(model: WaveNet, description: Description, clip: Clip) -> float:
-    """Mean over the clip of the bits that a 16-bit sample costs, given the ones before it."""
+    """Mean over the clip of the bits that a 16-bit sample costs, given the ones before it, and the F0 where the corpus
+    has it, as in training.
+    """
     device = model.network.first.weight.device
     wav = torch.from_numpy(clip.wav * np.float32(description.gain))[None].to(device)  # (1, T)
     mel = torch.from_numpy(clip.mel)[None].to(device) if model.config.n_mels else None
     speaker = _speaker(description, clip)
     x = model.distribution.quantise(wav)
-    params = model(x, mel, None if speaker is None else speaker.to(device))
+    f0 = None if clip.f0 is None else torch.from_numpy(clip.f0)[None].to(device)
+    params = model(x, mel, None if speaker is None else speaker.to(device), excitation=model.excite(mel, f0))
     return float(model.distribution.bits(params, x, description.gain).double().mean())
 
 

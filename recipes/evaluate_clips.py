@@ -29,6 +29,7 @@ class Clip:
     speaker: str
     pcm: Pcm  # (L hop,)
     mel: NDArray[np.float32]  # (M, L)
+    f0: NDArray[np.float32] | None = None  # (L,) as `data.dataset.Batch`; None where it was not measured
 
     @property
     def wav(self) -> Wave:
@@ -84,7 +85,8 @@ def _of_corpus(corpus: PreparedCorpus, split: str, mel: MelConfig) -> Iterator[C
     if not entries:
         raise ConfigError(f"{corpus.folder} has no utterance in split {split!r}: choose another split")
     for entry in entries:
-        yield Clip(entry.id, corpus.speakers[entry.speaker], np.array(corpus.pcm(entry)), corpus.mel_of(entry))
+        speaker, pcm = corpus.speakers[entry.speaker], np.array(corpus.pcm(entry))
+        yield Clip(entry.id, speaker, pcm, corpus.mel_of(entry), corpus.f0_of(entry))
 
 
 def _of_folder(folder: Path, mel: MelConfig) -> Iterator[Clip]:

@@ -29,6 +29,7 @@ class Measure:
 
 
 PITCH_SECONDS = 0.005  # from frame to frame
+TIMING = "of a checkpoint alone, with all threads; of a baseline with one thread, beside others unless --workers is 0"
 BANDS = {  # Hz
     "band_0_1": (0, 1000),
     "band_1_2": (1000, 2000),
@@ -149,6 +150,8 @@ def report(rows: list[Row]) -> str:
     speeds = ["" if row.real_time_factor is None else f"{row.real_time_factor:.2f}" for row in rows]
     lines = [[row.name, *cells(row, quality), speed] for row, speed in zip(rows, speeds, strict=True)]
     tables = [table([["", *(measure.label for measure in quality.values()), "x real time"], *lines])]
+    if any(row.kind == "baseline" and row.real_time_factor for row in rows):
+        tables.append(f"x real time: {TIMING}")
     if spectrum := _columns(rows, SPECTRUM):
         lines = [[row.name, *cells(row, spectrum)] for row in rows if row.estimates.keys() & spectrum.keys()]
         tables.append(table([["", *(measure.label for measure in spectrum.values())], *lines]))

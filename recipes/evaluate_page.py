@@ -13,7 +13,7 @@ import soundfile
 from data.atomic import write_atomic
 from data.audio import from_pcm
 from recipes.evaluate_clips import Pcm
-from recipes.evaluate_measures import MEASURES, QUALITY, SPECTRUM, Figures, Measure, Row, cells
+from recipes.evaluate_measures import MEASURES, QUALITY, SPECTRUM, TIMING, Figures, Measure, Row, cells
 from recipes.pictures import spectrogram
 
 POLICY = (
@@ -89,7 +89,7 @@ def _legend(rows: list[Row]) -> str:
         for key, measure in MEASURES.items()
         if key in used and key in QUALITY
     ]
-    items.append("<dt>x real time</dt><dd>seconds of sound made per second of computing; best high</dd>")
+    items.append(f"<dt>x real time</dt><dd>seconds of sound made per second of computing, {TIMING}; best high</dd>")
     return f"<details><summary>What the columns mean</summary><dl>{''.join(items)}</dl></details>"
 
 

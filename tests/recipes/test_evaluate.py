@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from recipes.evaluate_measures import Figures, estimate, judge, report, row_from
 from recipes.evaluate_page import Shown, write_page
 from serve import Vocoder
 from wavenet.metrics import log_mel_distance
+from wavenet.objective import TeacherObjective
 from wavenet.pretrained import load_teacher
 from wavenet.sampling.generate import generate
 
@@ -93,6 +95,8 @@ def test_teacher_and_student_are_judged_beside_the_original_and_baselines_with_p
     assert set(origin) == {"command", "device", "commit", "python", "torch"}
     assert all(origin.values())
     assert all(name in (out / "evaluation.md").read_text() for name in names)
+    for page in ("evaluation.md", "evaluation.html"):
+        assert "of a baseline with one thread, beside others unless --workers is 0" in (out / page).read_text()
 
 
 def test_what_a_clip_or_a_rate_cannot_give_is_counted_as_missing(
@@ -141,6 +145,21 @@ def test_the_figures_are_those_of_the_models(
     figures["bits"] = 15 - np.log2(description.gain) + float(nats) / np.log(2)
     assert results["clips"][0]["figures"][str(toy_teacher)]["values"] == pytest.approx(figures, rel=1e-3)
     assert means(results, -2)["bits"] == pytest.approx(figures["bits"], rel=1e-4)
+
+
+def test_bits_are_those_of_validation_with_the_pitch_that_was_measured(
+    evaluate: Evaluate, make_toy_teacher: Callable[..., Path], prepare_toy: Callable[..., Path]
+) -> None:
+    singer, folder = make_toy_teacher(pitch=True), prepare_toy(["one"], pitch=True)
+    results, _ = evaluate("--checkpoint", singer, "--data", folder, "--split", "valid", "--no-sample")
+    model, description = load_teacher(singer)
+    corpus = PreparedCorpus(folder, description.gain)
+    objective = TeacherObjective(model, description.gain, corpus.mel.sample_rate, [])
+    with torch.no_grad():
+        bits = [objective.validate(corpus.whole(entry))["bits"] for entry in corpus.entries("valid")]
+        deaf = [objective.validate(replace(corpus.whole(entry), f0=None))["bits"] for entry in corpus.entries("valid")]
+    assert means(results, -1)["bits"] == pytest.approx(np.mean(bits), rel=1e-5)
+    assert abs(np.mean(bits) - np.mean(deaf)) > 1e-3
 
 
 def test_a_teacher_may_be_judged_by_its_likelihood_alone(
