@@ -1,4 +1,4 @@
-"""A phone classifier whose activations are the ear of the perceptual loss (Parallel WaveNet, arXiv 1711.10433, 4.2).
+"""A phone classifier, the ear of the perceptual loss (Parallel WaveNet, arXiv 1711.10433, section 4).
 
 Dilated gated stacks, with mean pooling in between down to the frame rate of the mel, after WaveNet's recogniser (arXiv
 1609.03499, section 3.4). They hear the waveform through a learnt bank of filters, which begins as one of Gabor's on the

@@ -180,7 +180,7 @@ class Student(nn.Module):
             mel: (B, M, L) with (L - 2 margin) hop = T.
             speaker: (B,), indices.
             margin: mel frames on each side beyond the waveform. With `conditioning.MARGIN` of them a crop's condition
-                equals that of the whole clip.
+                equals that of the whole clip, but the phase of its pitch begins anew.
             keep: how many samples at the end are wanted, all if None; others are computed as far as these need them.
             excitation: (B, T, 3), if the flows read one; by default that of the pitch which is heard in the mel.
         """

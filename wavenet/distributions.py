@@ -3,7 +3,7 @@
 Three views of one prediction:
   log_prob      of the value that the model emits: a class, a 16-bit level, or (Gaussian) a real number
   log_density   of any real x, inside or beyond [-1, 1]: what likelihoods are reported and distilled in
-  cross_entropy of a one-dimensional student distribution, for distillation (Parallel WaveNet, section 3)
+  cross_entropy of a one-dimensional student distribution, for distillation (Parallel WaveNet, section 4)
 """
 
 import math

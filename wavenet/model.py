@@ -77,8 +77,8 @@ class WaveNet(nn.Module):
             x: (B, T), the waveform at the network's level; any real numbers.
             mel: (B, M, L) with (L - 2 margin) hop = T.
             speaker: (B,), indices.
-            margin: mel frames on each side beyond the waveform. With `conditioning.MARGIN` of them a
-                crop's parameters equal those of the whole clip.
+            margin: mel frames on each side beyond the waveform. With `conditioning.MARGIN` of them a crop's parameters
+                equal those of the whole clip, but with pitch: the phase of a crop begins anew.
             excitation: (B, T, 3), if the model reads one; by default that of the pitch which it hears in the mel.
             dropout: share of the samples that the network does not get to read in training; the others are read so much
                 louder that the sum over them keeps its mean.

@@ -1,4 +1,4 @@
-"""The contrastive loss: likely under its own mel, unlikely under another one (arXiv 1711.10433, section 4.3).
+"""The contrastive loss: likely under its own mel, unlikely under another one (arXiv 1711.10433, section 4).
 
     KL(P_S(c1) || P_T(c1)) - 0.3 KL(P_S(c1) || P_T(c2))
 

@@ -1,7 +1,7 @@
 """The perceptual loss: what a phone classifier hears in the student's speech and in real speech is to be alike.
 
 Not its activations are compared but how they go together, their Gram matrices (style matrices of Gatys et al. 2015,
-arXiv 1508.06576, eq. 3 to 5), which Parallel WaveNet (arXiv 1711.10433, section 4.2) found better than the activations:
+arXiv 1508.06576, eq. 3 to 5), which Parallel WaveNet (arXiv 1711.10433, section 4) found better than the activations:
 they do not ask for the same sound at the same moment.
 """
 

@@ -1,4 +1,4 @@
-"""The spectral loss: a student that minimises the KL alone whispers (Parallel WaveNet, arXiv 1711.10433, section 4.1).
+"""The spectral loss: a student that minimises the KL alone whispers (Parallel WaveNet, arXiv 1711.10433, section 4).
 
 Three views of the power spectrogram P = |STFT|^2, at several resolutions: frame by frame, where frames line up with the
 real speech; the same for the high band alone, which hisses where the loud low bands have all the say; and averaged over

@@ -145,7 +145,7 @@ def logistic_mixture_cross_entropy(
 ) -> Tensor:
     """Cross-entropy of logistic variables with mixtures, by Monte Carlo: mean_n -ln p(loc + exp(log_scale) logit(u_n)).
 
-    The draws are reparameterised, so that location and scale get their gradients (Parallel WaveNet, section 3).
+    The draws are reparameterised, so that location and scale get their gradients (Parallel WaveNet, section 4).
     Computed in blocks of rows, and again in the backward pass: memory does not grow as rows N K.
 
     Args:
