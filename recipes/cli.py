@@ -219,7 +219,8 @@ def serve(
     ] = "",
     max_seconds: Annotated[float, typer.Option(help="Of an utterance.")] = 60.0,
     max_bytes: Annotated[int, typer.Option(help="Of a body.")] = 16 * 2**20,
-    queue: Annotated[int, typer.Option(help="Utterances that may wait.")] = 32,
+    batch: Annotated[int, typer.Option(help="Utterances that take turns.")] = 8,
+    queue: Annotated[int, typer.Option(help="Utterances that may wait for that.")] = 32,
     patience: Annotated[
         float, typer.Option(help="Seconds for a body, the next message of a conversation, or reading what is sent.")
     ] = 30.0,
@@ -229,8 +230,8 @@ def serve(
     from recipes.run_server import serve as run
     from serve.settings import ServeConfig, named_checkpoints
 
-    limits: dict[str, Any] = {"max_seconds": max_seconds, "max_bytes": max_bytes, "queue": queue}
-    limits |= {"patience": patience, "grace": grace}
+    limits: dict[str, Any] = {"max_seconds": max_seconds, "max_bytes": max_bytes, "batch": batch}
+    limits |= {"queue": queue, "patience": patience, "grace": grace}
     config = ServeConfig(named_checkpoints(checkpoint), host, port, device, dtype.value, workers, token, **limits)
     if code := run(config):
         raise typer.Exit(code)

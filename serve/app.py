@@ -117,5 +117,5 @@ def _add_state(app: FastAPI, service: Service) -> None:
     @app.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
     async def metrics() -> Response:
         """Counters for Prometheus."""
-        service.metrics.tasks.set(len(asyncio.all_tasks()))
+        service.metrics.count_tasks()
         return Response(service.metrics.text(), media_type="text/plain; version=0.0.4")

@@ -151,8 +151,11 @@ class Engine:
 
     def _run(self) -> None:
         torch.set_num_threads(self._threads)
-        while jobs := self._next():
-            self._advance(jobs)
+        try:
+            while jobs := self._next():
+                self._advance(jobs)
+        except Exception:  # the process is to end then
+            logger.exception("the engine has stopped")
 
     def _next(self) -> list[Job]:
         """Whose turn it is, as soon as there is one; empty when the engine has been stopped.

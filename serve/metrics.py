@@ -1,5 +1,6 @@
 """What is counted, as Prometheus reads it. Under a supervisor all workers count together."""
 
+import asyncio
 import os
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
@@ -41,7 +42,8 @@ class Metrics:
         )
         self.batch = Histogram(
             "wavenet_batch_size",
-            "Utterances that take turns, whenever a piece is computed",
+            "Utterances with something to say and a place, whenever a piece is computed: on a CPU of one of them, "
+            "on a GPU of all that are of one model",
             buckets=(1, 2, 4, 8, 16, 32, 64),
             registry=registry,
         )
@@ -59,11 +61,15 @@ class Metrics:
         )
         self.tasks = Gauge(
             "wavenet_tasks",
-            "Tasks of the event loop, this request's own among them",
+            "Tasks of the event loop",
             registry=registry,
             multiprocess_mode="livesum",
         )
         self.samples = Counter("wavenet_samples", "Samples of audio that were made", registry=registry)
+
+    def count_tasks(self) -> None:
+        """Now and then, in every process: one of them is asked for the sum."""
+        self.tasks.set(len(asyncio.all_tasks()))
 
     def text(self) -> bytes:
         """Everything, in Prometheus' text format."""

@@ -14,6 +14,7 @@ import socket
 import sys
 from collections.abc import Coroutine
 from functools import partial
+from multiprocessing.process import BaseProcess
 from types import FrameType
 from typing import Any
 
@@ -39,9 +40,9 @@ _LOGGING["loggers"] = {
 class _Server(uvicorn.Server):
     """uvicorn, but a signal first lets everything come to its end, WebSockets too."""
 
-    def __init__(self, service: Service, parent: int | None, load_first: bool) -> None:
+    def __init__(self, service: Service, parent: BaseProcess | None, load_first: bool) -> None:
         self._service = service
-        self._parent = parent  # file descriptor that is readable once the supervisor is no more
+        self._parent = parent
         self._tasks: set[asyncio.Task[None]] = set()
         self.failure: Exception | None = None
         super().__init__(
@@ -65,8 +66,14 @@ class _Server(uvicorn.Server):
         loop.add_signal_handler(signal.SIGHUP, lambda: self._begin(self._service.reload()))
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # which the supervisor has held back
         if self._parent is not None:
-            loop.add_reader(self._parent, self._orphaned)
+            loop.add_reader(self._parent.sentinel, self._orphaned)
         await super().startup(sockets)
+
+    async def on_tick(self, counter: int) -> bool:
+        self._service.metrics.count_tasks()
+        if not self._service.engine.alive and self.failure is None:
+            self._fail(RuntimeError("the engine has stopped; the log says why: start the server again"))
+        return await super().on_tick(counter)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         asyncio.get_event_loop().call_soon_threadsafe(self._stop)
@@ -98,11 +105,12 @@ class _Server(uvicorn.Server):
 
     def _fail(self, error: Exception) -> None:
         self.failure = error
-        self.should_exit = True
+        self._service.draining = self.should_exit = True
+        self._service.break_off()
 
     def _orphaned(self) -> None:
         assert self._parent is not None
-        asyncio.get_running_loop().remove_reader(self._parent)
+        asyncio.get_running_loop().remove_reader(self._parent.sentinel)
         self._stop()
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
@@ -132,26 +140,33 @@ def run(
     config: ServeConfig,
     listening: socket.socket,
     threads: int | None = None,
-    parent: int | None = None,
+    parent: BaseProcess | None = None,
     load_first: bool = False,
 ) -> None:
     """Serve until a signal.
 
     Args:
         threads: of the engine.
-        parent: of a supervisor; when this file descriptor becomes readable, there is none any more.
+        parent: the supervisor.
         load_first: see `create_app`.
 
     Raises:
         CheckpointError, ValueError: the models cannot be loaded.
+        RuntimeError: the engine has stopped.
     """
     service = Service(config, threads)
-    if parent is not None:
-        service.reloaded = lambda: os.kill(os.getppid(), signal.SIGHUP)  # the other workers shall follow
+    if parent is not None and (supervisor := parent.pid) is not None:
+        service.reloaded = lambda: tell_others(supervisor)
     server = _Server(service, parent, load_first)
     server.run([listening])
     if server.failure is not None:
         raise server.failure
+
+
+def tell_others(supervisor: int) -> None:
+    """The other workers shall follow, if the supervisor still is."""
+    if os.getppid() == supervisor:
+        os.kill(supervisor, signal.SIGHUP)
 
 
 def run_under_supervisor(config: ServeConfig, listening: socket.socket, threads: int, load_first: bool) -> None:
@@ -159,7 +174,7 @@ def run_under_supervisor(config: ServeConfig, listening: socket.socket, threads:
     parent = multiprocessing.parent_process()
     assert parent is not None
     try:
-        run(config, listening, threads, parent.sentinel, load_first)
-    except (ValueError, OSError) as error:
+        run(config, listening, threads, parent, load_first)
+    except (ValueError, OSError, RuntimeError) as error:
         sys.stderr.write(f"wavenet: {error}\n")
-        sys.exit(BROKEN)
+        sys.exit(1 if isinstance(error, RuntimeError) else BROKEN)

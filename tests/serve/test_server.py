@@ -400,9 +400,10 @@ def test_whoever_is_too_many_or_too_late_is_sent_away(
     start_server: Callable[..., Any], toy_student: Path, toy_vocoder: Vocoder, toy_utterance: Utterance
 ) -> None:
     """The end of it is a drain: what runs is finished, what comes is refused."""
-    server, mel = start_server("--checkpoint", toy_student, "--queue", 0, "--grace", 100), toy_utterance(20)
+    mel = toy_utterance(20)
+    server = start_server("--checkpoint", toy_student, "--batch", 3, "--queue", 0, "--grace", 100)
     with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(conversation(server, seed=n)) for n in range(8)]
+        sockets = [stack.enter_context(conversation(server, seed=n)) for n in range(3)]
         for socket in sockets:
             socket.send(frames(mel))
             hear(socket, 17 * 64)
