@@ -48,6 +48,7 @@ QUICK = Sizes(
     least=0.0,
 )
 GATED, DILATION, TAPS, COMPONENTS = 64, 16, 3, 10
+OVER_TIME = 1  # a weight's gradient sums over samples, which do not lie side by side as tiles want them
 
 
 class Case(NamedTuple):
@@ -61,9 +62,9 @@ class Case(NamedTuple):
     def labels(self, op: str) -> dict[str, str]:
         return {"op": op, "shape": self.shape, "pass": self.pass_, "dtype": self.dtype, "backend": self.backend}
 
-    @property
-    def path(self) -> str:
-        return native.path(half=self.dtype == "bfloat16") if self.backend is Backend.native else ""
+    def path(self, *summed: int) -> str:
+        """Of matrix products that sum over so many numbers: `native.path`."""
+        return native.path(self.dtype == "bfloat16", *summed) if self.backend is Backend.native else ""
 
 
 def gates(threads: int, quick: bool) -> list[Row]:
@@ -86,7 +87,9 @@ def gates(threads: int, quick: bool) -> list[Row]:
         elements = lengths[case.shape] * GATED
         moved = elements * DTYPES[case.dtype].itemsize * (3 if case.pass_ == FORWARD else 8)  # in, out, and gradients
         figures = [one * threads / elements * 1e9 for one in values]
-        row = measured(GROUP, case.labels("gated_activation"), "ns an output element and core", figures, path=case.path)
+        row = measured(
+            GROUP, case.labels("gated_activation"), "ns an output element and core", figures, path=case.path()
+        )
         row.figures["GB/s"] = moved / 1e9 / median(values)
         if case.shape == CACHED:
             call = median(seconds[case._replace(shape=ONE)])
@@ -101,10 +104,11 @@ def layers(threads: int, quick: bool) -> list[Row]:
     """GFLOP/s of whole residual layers; bfloat16 by autocast. Forward and backward make three times forward's FLOP."""
     sizes = QUICK if quick else FULL
     contestants: dict[Case, Callable[[], object]] = {}
-    flops: dict[str, int] = {}
+    flops, widths = dict[str, int](), dict[str, int]()
     for size in sizes.layers:
         batch, samples, residual, skip = size
         shape = f"{batch} x {samples}, {residual} residual, 2 x {residual} gate, {skip} skip"
+        widths[shape] = residual
         flops[shape] = batch * samples * layer_flops(residual, 2 * residual, skip, TAPS)
         for dtype in DTYPES:
             contestants |= _layer_cases(shape, size, dtype)
@@ -112,7 +116,8 @@ def layers(threads: int, quick: bool) -> list[Row]:
     for case, values in race(contestants, sizes.repeats, sizes.least).items():
         work = flops[case.shape] * (1 if case.pass_ == FORWARD else 3)
         figures = [work / one / 1e9 for one in values]
-        row = measured(GROUP, case.labels("residual_layer"), "GFLOP/s", figures, path=case.path)
+        summed = (widths[case.shape],) if case.pass_ == FORWARD else (widths[case.shape], OVER_TIME)
+        row = measured(GROUP, case.labels("residual_layer"), "GFLOP/s", figures, path=case.path(*summed))
         row.limit, row.reached = matrix_limit(case.dtype, threads), row.value
         rows.append(row)
     return rows
@@ -126,7 +131,7 @@ def mixtures(threads: int, quick: bool) -> list[Row]:
         cases = _mixture_cases(op, count, draws)
         for case, values in race(cases, sizes.repeats, sizes.least).items():
             figures = [one * threads / evaluations * 1e9 for one in values]
-            rows.append(measured(GROUP, case.labels(op), "ns a component and core", figures, path=case.path))
+            rows.append(measured(GROUP, case.labels(op), "ns a component and core", figures, path=case.path()))
     return rows
 
 

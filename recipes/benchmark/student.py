@@ -50,7 +50,8 @@ def student(preset: str, backend: Backend, dtype: str, threads: int, quick: bool
     lengths = QUICK if quick else dict(FULL[backend, dtype]) | dict(LONGEST.get((preset, backend, dtype), {}))
     model = random_student(preset, teacher="tiny" if quick else "small")
     flops = student_flops(model.config)
-    path = native.path(half=dtype == "bfloat16") if backend is Backend.native else ""
+    widths = (width for stack in model.config.stacks() for width in (stack.residual, stack.gate // 2))
+    path = native.path(dtype == "bfloat16", *widths) if backend is Backend.native else ""
     timings = _time(model, backend, dtype, lengths)
     rows, shortest = [], min(timings)
     pace = median(timings[shortest].seconds) / _samples(shortest)

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 DTYPES = (torch.float32, torch.bfloat16)
+TILED = 32  # bfloat16 numbers in a row of a matrix tile
 
 _SOURCES = Path(__file__).parent / "csrc"
 _FLAGS = (
@@ -91,11 +92,17 @@ def loaded() -> ctypes.CDLL:
     return kernels
 
 
-def path(half: bool) -> str:
-    """The processor's instructions behind the matrix products, of bfloat16 (`half`) or of float32: "AMX", "AVX2", .."""
+def path(half: bool, *summed: int) -> str:
+    """The processor's instructions behind matrix products of bfloat16 (`half`) or of float32: "AMX", "AVX2", ..
+
+    Args:
+        summed: over how many numbers each product sums; nothing for what is none. Matrix tiles take 32 at a time: what
+            is left over goes by vectors.
+    """
     name = loaded().kernel_path
     name.restype = ctypes.c_char_p
-    return str(name(CLong(half)).decode())
+    tiles = dict.fromkeys(count % TILED == 0 for count in summed) or [False]
+    return " and ".join(dict.fromkeys(name(CLong(half), CLong(whole)).decode() for whole in tiles))
 
 
 def _built() -> Path:

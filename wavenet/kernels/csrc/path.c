@@ -1,10 +1,10 @@
 /* Which instructions the matrix products of this library were compiled to. */
-#include "amx.h"
+#include "product.h"
 
-/* half: of bfloat16 operands, else of floats. */
-const char *kernel_path(long half) {
+/* half: of bfloat16 operands, else of floats; whole: their rows fill tiles. */
+const char *kernel_path(long half, long whole) {
 #if AMX
-    if (half && tiles_lent())
+    if (half && whole && tiles_work())
         return "AMX";
 #endif
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
