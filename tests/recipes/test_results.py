@@ -1,6 +1,7 @@
 """The README's figures are those of the results files, and its other words are left alone."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -76,3 +77,29 @@ def test_a_suite_has_its_tables_and_pictures_in_the_readme(tmp_path: Path, monke
     assert "![Samples per second by length](results/speed/lengths.png)" in text
     assert (tmp_path / "results" / "speed" / "lengths.png").read_bytes() == b"a picture"
     assert text.startswith("before") and text.endswith("after\n")
+
+
+def test_the_readme_holds_the_figures_of_the_results_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = results.README.read_text()
+    shutil.copytree(results.HOME, tmp_path / "recipes" / "results")
+    before, _, rest = kept.partition(results.BEGIN)
+    (tmp_path / "README.md").write_text(before + results.BEGIN + results.END + rest.partition(results.END)[2])
+    monkeypatch.setattr(results, "HOME", tmp_path / "recipes" / "results")
+    monkeypatch.setattr(results, "README", tmp_path / "README.md")
+    results.main([])
+    assert (tmp_path / "README.md").read_text() == kept
+
+
+def test_what_the_readme_says_of_the_voice_are_figures_of_its_table() -> None:
+    judged = json.loads((results.HOME / "voice" / "evaluation.json").read_text())["rows"]
+    rows = {row["name"]: row["estimates"] for row in judged}
+    said = " ".join(results.README.read_text().partition(results.BEGIN)[0].split())
+    pesq, mel = ({name: row[measure]["mean"] for name, row in rows.items()} for measure in ("pesq", "log_mel_l1"))
+    assert (
+        f"its PESQ of {pesq['kathleen']:.2f} is below their {pesq['griffin-lim']:.2f} and {pesq['world']:.2f}" in said
+    )
+    assert (
+        f"its log-mel distance of {mel['kathleen']:.3f} above their {mel['griffin-lim']:.3f} and {mel['world']:.3f}"
+        in said
+    )
+    assert f"with a PESQ of {pesq['kathleen-teacher']:.2f}" in said
