@@ -132,6 +132,7 @@ async function toggleRecording() {
     clearInterval(timer);
     $("record").textContent = "Record";
     $("record").classList.remove("live");
+    say("");
     await give(await stop(), "Your recording");
     return;
   }

@@ -67,6 +67,14 @@ navigator.mediaDevices.getUserMedia = async (wanted) => {
   return stream;
 };
 """
+NO_SOUND = """
+window.MediaRecorder = class {
+  start() {}
+  stop() {
+    this.onstop();
+  }
+};
+"""
 CHANGES_ITS_MIND = """
 document.querySelector("#speak").click();
 document.querySelector("#model").value = "bob";
@@ -324,10 +332,19 @@ def test_two_clicks_use_one_microphone_and_leave_none_on(open_page: OpenPage) ->
     page = open_page(MICROPHONES)
     expect(page.locator("#who")).to_contain_text("ada")
     page.evaluate("for (const _ of [1, 2]) document.querySelector('#record').click()")
-    expect(page.locator("#record")).to_contain_text("Stop 0.")
+    expect(page.locator("#record")).to_contain_text("Stop 1.")
     page.locator("#record").click()
     expect(page.locator("#title")).to_have_text("Your recording")
     assert page.evaluate("microphones.map((track) => track.readyState)") == ["ended"]
+
+
+def test_a_recording_without_a_sound_is_over(open_page: OpenPage) -> None:
+    page = open_page(NO_SOUND)
+    page.get_by_role("button", name="Record").click()
+    expect(page.locator("#status")).to_have_text("Recording.")
+    page.locator("#record").click()
+    expect(page.locator("#sound-error")).to_contain_text("no sound in Your recording")
+    expect(page.locator("#status")).to_be_empty()
 
 
 def test_what_the_server_refuses_is_said_beside_its_control(open_page: OpenPage, speech: Callable[..., bytes]) -> None:
