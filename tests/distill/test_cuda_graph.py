@@ -257,3 +257,29 @@ def test_a_gpus_recording_follows_weights_that_change_in_place() -> None:
             right = student.generate(mel, noise=noise)
     assert distance(after, right) < 3e-2 < distance(before, right)
     assert len(student._graphs) == 1
+
+
+@needs_gpu
+@pytest.mark.parametrize("autocast", [False, True])
+def test_a_gpus_recording_of_weights_that_moved_is_made_anew(autocast: bool) -> None:
+    """What lay in their place meanwhile is not read: neither the old weights nor what overwrites them."""
+    student = make_student(residual=32, gate=64).float().cuda()
+    mel, noise = torch.randn(1, 5, 20, device="cuda"), torch.randn(1, 20 * HOP, device="cuda")
+    with torch.autocast("cuda", torch.bfloat16, enabled=autocast):
+        before = student.generate(mel, noise=noise)
+        (recording,) = student._graphs._recordings.values()
+        old = [weight.data for weight in student.chain.parameters()]
+        for weight in student.chain.parameters():
+            weight.data = 1.5 * weight.data
+        for tensor in old:
+            tensor.fill_(torch.nan)
+        after = student.generate(mel, noise=noise)
+        with use_backend("reference"):
+            right = student.generate(mel, noise=noise)
+    off = 3e-2 if autocast else 1e-4
+    assert distance(after, right) < off < distance(before, right)
+    assert [one is recording for one in student._graphs._recordings.values()] == [False]
+    student.cpu()
+    student.cuda()  # whole: its weights lie where the allocator puts them
+    with torch.autocast("cuda", torch.bfloat16, enabled=autocast):
+        assert distance(student.generate(mel, noise=noise), right) < off
