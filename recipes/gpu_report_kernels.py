@@ -90,12 +90,11 @@ def _measure(bench: Bench, contest: Contest, compiled: bool) -> None:
 
 
 def _hold_against_limits(row: Row, work: Work, seconds: float, dtype: str) -> None:
-    """The nearer limit of the two, as far as the least bytes and the FLOP tell."""
+    """Of memory, as far as the least bytes tell, and where there are products also of those."""
     row.figures["GB"], row.figures["GB/s"] = work.gigabytes, work.gigabytes / seconds
     row.limit, row.reached = COPY, work.gigabytes / seconds
     if work.tera:
-        row.figures["TFLOP/s"] = row.reached = work.tera / seconds
-        row.limit = matrix(dtype)
+        row.figures["TFLOP/s"] = row.also[matrix(dtype)] = work.tera / seconds
 
 
 def _outputs(function: Callable[..., Any], leaves: list[Tensor], rest: tuple[Any, ...]) -> list[Tensor]:

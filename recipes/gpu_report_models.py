@@ -1,5 +1,6 @@
 """The student's one pass, the sequential teacher and training steps, on random weights; bfloat16 by autocast."""
 
+import gc
 import itertools
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -108,27 +109,36 @@ def _naively(model: WaveNet, mel: Tensor, samples: int) -> Tensor:
 
 
 def training(bench: Bench, case: Training) -> None:
-    """Samples a second that the loss counts, by the real trainer, from a batch in memory to the optimiser's step."""
-    runs: dict[str, Callable[[], object]] = {}
+    """Samples a second that the loss counts, by the real trainer, from a batch in memory to the optimiser's step.
+
+    Memory is that of one way alone; then both are there, and take turns.
+    """
     peaks: dict[str, float] = {}
-    flops = 0
     for way in (OURS, EAGER):
-        objective, left, flops = _objective(case)
-        trainer = _trainer(bench, objective, _batch(case, left), case.batch)
-        step = partial(_step, trainer, way)
+        step, _ = _stepper(bench, case, way)
         if bench.attempt(f"{case.task}, {way}", step):
-            runs[way], peaks[way] = step, _peak(bench, step)
+            peaks[way] = _peak(bench, step)
+        del step  # a trainer and its model refer to each other
+        gc.collect()
+    steppers = {way: _stepper(bench, case, way) for way in peaks}
+    runs: dict[str, Callable[[], object]] = {way: step for way, (step, _) in steppers.items()}
     counted = case.batch * case.frames * MEL.hop_length
     for way, seconds in bench.race(runs).items():
         labels = {"task": case.task, "batch": case.batch, "way": way}
         ran = ("native" if bench.dry else "triton") if way == OURS else "reference"
         row = measured(TRAINING, labels, UNIT, [counted / one for one in seconds], path=ran)
         row.figures["ms a step"] = 1000 * median(seconds)
-        if flops:
+        if flops := steppers[way][1]:
             row.limit, row.reached = matrix("bfloat16"), row.value * flops / 1e12
         if not bench.dry:
             row.figures["memory (GB)"] = peaks[way]
         bench.add([row])
+
+
+def _stepper(bench: Bench, case: Training, way: str) -> tuple[Callable[[], object], int]:
+    """A step of training on weights of its own, and FLOP a counted sample as `_objective` tells them."""
+    objective, left, flops = _objective(case)
+    return partial(_step, _trainer(bench, objective, _batch(case, left), case.batch), way), flops
 
 
 def _step(trainer: Trainer, way: str) -> None:

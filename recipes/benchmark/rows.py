@@ -18,6 +18,7 @@ class Row:
         unit: of `value`, the median over the repetitions, and of `low` and `high`, the extremes.
         path: the processor's instructions that ran; "" where torch or numba chose.
         limit: name of the limit, "" for none; `reached` is in its unit.
+        also: further limits, and what is reached in their units: the nearest counts.
         figures: further ones, by column.
     """
 
@@ -31,6 +32,7 @@ class Row:
     path: str = ""
     limit: str = ""
     reached: float = 0.0
+    also: dict[str, float] = field(default_factory=dict)
     figures: dict[str, float] = field(default_factory=dict)
 
 
@@ -53,10 +55,21 @@ def _count(threads: int) -> str:
     return "1 thread" if threads == 1 else f"{threads} threads"
 
 
+def limit_shares(row: Row, rows: Sequence[Row]) -> dict[str, float]:
+    """The share that a row reaches of each of its limits, of the mean of what this run measured before and after; the
+    nearest first, and none that was not measured.
+    """
+    shares = {}
+    for name, reached in {row.limit: row.reached, **row.also}.items():
+        limits = [one.value for one in rows if one.group == LIMITS and one.labels["limit"] == name]
+        if limits:
+            shares[name] = reached / statistics.mean(limits)
+    return dict(sorted(shares.items(), key=lambda share: -share[1]))
+
+
 def of_limit(row: Row, rows: Sequence[Row]) -> float | None:
-    """The share of its limit that a row reaches: of the mean of what this run measured before and after."""
-    limits = [one.value for one in rows if one.group == LIMITS and one.labels["limit"] == row.limit]
-    return row.reached / statistics.mean(limits) if limits else None
+    """The share of its nearest limit that a row reaches, if it was measured."""
+    return next(iter(limit_shares(row, rows).values()), None)
 
 
 def as_json(rows: Sequence[Row]) -> list[dict[str, Any]]:

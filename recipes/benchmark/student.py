@@ -16,7 +16,7 @@ from recipes.benchmark.flops import student_flops
 from recipes.benchmark.presets import MEL, constant_mel, frames_of, random_student
 from recipes.benchmark.rows import Row, matrix_limit, measured
 from recipes.benchmark.shares import shares
-from recipes.benchmark.timing import memory, seconds_of
+from recipes.benchmark.timing import forget_peak, memory, seconds_of
 from wavenet.kernels import Backend, native, use_backend
 from wavenet.metrics import real_time_factor
 
@@ -39,7 +39,10 @@ QUICK: Lengths = {0.02: 2, 0.05: 1}
 
 @dataclass
 class Timing:
-    """Of one length: seconds of every repetition, and MB at most beyond weights, mel and output."""
+    """Of one length: seconds of every repetition, and MB at most beyond weights, mel and output.
+
+    What an earlier call left behind counts too: the process holds it while it speaks.
+    """
 
     seconds: list[float]
     memory: float | None
@@ -73,18 +76,19 @@ def student(preset: str, backend: Backend, dtype: str, threads: int, quick: bool
 
 def _time(model: Student, backend: Backend, dtype: str, lengths: Lengths) -> dict[float, Timing]:
     """Lengths take turns, the first time in ascending order: a later peak is then never that of an earlier length."""
-    _speak(model, backend, dtype, constant_mel(1, 1))  # loads the library, starts the threads
+    forget_peak()
+    before = memory("VmRSS")
+    _speak(model, backend, dtype, constant_mel(1, 1))  # starts the threads
     timings: dict[float, Timing] = {}
     for turn in range(max(lengths.values())):
         for length in sorted(length for length, repeats in lengths.items() if turn < repeats):
             mel = constant_mel(1, frames_of(length))
-            before = memory("VmRSS")
             seconds = seconds_of(partial(_speak, model, backend, dtype, mel))
             if turn:
                 timings[length].seconds.append(seconds)
                 continue
-            most, output = memory("VmHWM"), 4 * _samples(length) / 2**20
-            beyond = None if before is None or most is None else max(0.0, most - before - output)
+            most, given = memory("VmHWM"), 4 * (mel.numel() + _samples(length)) / 2**20
+            beyond = None if before is None or most is None else max(0.0, most - before - given)
             timings[length] = Timing([seconds], beyond)
     return timings
 

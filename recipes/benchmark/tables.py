@@ -1,11 +1,11 @@
 """Tables and pictures of what a suite measured."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from recipes.benchmark import shares, student
 from recipes.benchmark.rivals import Rival, rivals
-from recipes.benchmark.rows import Row, of_limit
+from recipes.benchmark.rows import Row, limit_shares
 from recipes.pictures import Curve, draw_curves, draw_shares
 from recipes.provenance import table
 
@@ -50,22 +50,27 @@ def _table(rows: Sequence[Row], everything: Sequence[Row]) -> str:
     figures = dict.fromkeys(name for row in rows for name in row.figures)
     header = [*labels, rows[0].unit, "range", "of limit", *figures, "path"]
     cells = [header]
-    for row in rows:
-        share = of_limit(row, everything)
-        cells.append(
-            [
-                *(row.labels.get(name, "") for name in labels),
-                number(row.value),
-                f"{number(row.low)} .. {number(row.high)}" if row.repeats > 1 else "",
-                "" if share is None else f"{100 * share:.1f} %",
-                *(number(row.figures[name]) if name in row.figures else "" for name in figures),
-                row.path,
-            ]
-        )
+    cells += [
+        [
+            *(row.labels.get(name, "") for name in labels),
+            number(row.value),
+            f"{number(row.low)} .. {number(row.high)}" if row.repeats > 1 else "",
+            _of_limits(limit_shares(row, everything)),
+            *(number(row.figures[name]) if name in row.figures else "" for name in figures),
+            row.path,
+        ]
+        for row in rows
+    ]
     if rows[0].group == student.GROUP:
         cells += [_rival(rival, header) for rival in rivals()]
     kept = [column for column in range(len(header)) if any(line[column] for line in cells[1:])]
     return table([[line[column] for column in kept] for line in cells])
+
+
+def _of_limits(shares: Mapping[str, float]) -> str:
+    if len(shares) < 2:
+        return "".join(f"{100 * share:.1f} %" for share in shares.values())
+    return ", ".join(f"{100 * share:.1f} % ({name})" for name, share in shares.items())
 
 
 def _rival(rival: Rival, header: Sequence[str]) -> list[str]:

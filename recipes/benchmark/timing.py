@@ -6,7 +6,7 @@ import math
 import resource
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -73,6 +73,12 @@ def memory(now: str) -> float | None:
         return None
     (line,) = (line for line in status.read_text().splitlines() if line.startswith(f"{now}:"))
     return int(line.split()[1]) / 1024
+
+
+def forget_peak() -> None:
+    """The most that this process occupies, "VmHWM", is counted anew from here, where the system can do that."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def peak_memory() -> float:

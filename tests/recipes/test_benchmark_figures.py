@@ -1,6 +1,7 @@
 """What the benchmark's figures mean: FLOP as counted by torch, fair turns, shares of a limit, tables."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,18 +10,18 @@ from torch.utils.flop_counter import FlopCounterMode
 from data.dataset import Batch
 from data.mel import MelConfig
 from distill.objective import DistillationObjective
-from recipes.benchmark import flops, presets, training
+from recipes.benchmark import flops, presets, student, training
 from recipes.benchmark.rivals import rivals
 from recipes.benchmark.rows import as_json, copy_limit, from_json, measured, of_limit
 from recipes.benchmark.shares import OTHERS, OUTSIDE, shares
 from recipes.benchmark.tables import tables
 from recipes.benchmark.timing import race, using_threads
-from wavenet.kernels import use_backend
+from wavenet.kernels import Backend, use_backend
 
 
 def test_the_papers_student_costs_what_its_formula_says() -> None:
-    student = presets.random_student("paper")
-    assert flops.student_flops(student.config) == 60 * (2 * 3 * 64 * 128 + 2 * 64 * 64)
+    model = presets.random_student("paper")
+    assert flops.student_flops(model.config) == 60 * (2 * 3 * 64 * 128 + 2 * 64 * 64)
 
 
 def test_flops_are_those_that_torch_counts() -> None:
@@ -45,15 +46,15 @@ def test_flops_are_those_that_torch_counts() -> None:
 def test_a_step_of_distillation_is_counted_as_it_is_computed() -> None:
     objective, left, counted = training._objective("distillation", training.QUICK, 8 * presets.MEL.hop_length)
     assert isinstance(objective, DistillationObjective)
-    student, teacher = objective.model, objective.teacher
+    pupil, teacher = objective.model, objective.teacher
     lengths: list[int] = []
-    for network in (teacher.network, *(flow.network for flow in student.chain.sequence)):
+    for network in (teacher.network, *(flow.network for flow in pupil.chain.sequence)):
         network.register_forward_pre_hook(lambda _, inputs: lengths.append(inputs[0].shape[1]))
     frames = left + 8
     wav, mel = torch.zeros(1, frames * presets.MEL.hop_length), presets.constant_mel(1, frames)
     objective(Batch(wav, mel, torch.zeros(1, dtype=torch.long), left * presets.MEL.hop_length, margin=0), 0)
     *flows, heard = lengths
-    stacks = zip(flows, student.config.stacks(), strict=True)
+    stacks = zip(flows, pupil.config.stacks(), strict=True)
     computed = 3 * sum(length * flops.stack_flops(stack) for length, stack in stacks)
     computed += 2 * heard * flops.teacher_flops(teacher.config, teacher.distribution.n_params)
     assert counted == computed
@@ -92,6 +93,16 @@ def test_a_share_is_of_the_mean_limit_of_the_same_run_and_survives_json() -> Non
     assert from_json(as_json([*limits, row])) == [*limits, row]
 
 
+def test_of_two_limits_the_nearer_counts_and_both_are_told() -> None:
+    limits = [measured("limits", {"limit": name}, "", [most]) for name, most in (("copy", 100.0), ("product", 10.0))]
+    row = measured("kernels", {"op": "layer"}, "ms", [1.0], limit="copy", reached=70.0, also={"product": 2.0})
+    assert of_limit(row, limits) == pytest.approx(0.7)
+    assert "70.0 % (copy), 20.0 % (product)" in tables([*limits, row])["kernels, ms"]
+    assert of_limit(replace(row, also={"product": 9.0}), limits) == pytest.approx(0.9)
+    assert of_limit(row, limits[:1]) == pytest.approx(0.7)
+    assert from_json(as_json([*limits, row]))[-1] == row
+
+
 def test_shares_add_up_to_the_whole() -> None:
     x = torch.randn(300, 300)
     rows = shares("a product", lambda: torch.tanh(x @ x))
@@ -118,3 +129,20 @@ def test_rivals_have_a_source_and_stand_in_the_students_table_alone() -> None:
 def test_the_geometry_is_that_of_the_published_figures() -> None:
     assert MelConfig(sample_rate=22050, n_mels=80, hop_length=256) == presets.MEL
     assert presets.frames_of(10) == 861
+
+
+def test_memory_is_what_speech_adds_also_where_it_stays_for_longer_clips(monkeypatch: pytest.MonkeyPatch) -> None:
+    held: list[torch.Tensor] = []
+
+    def speak(*_: object) -> None:
+        if not held:
+            held.append(torch.ones(2**24))  # 64 MB, kept for all clips to come
+
+    monkeypatch.setattr(student, "_speak", speak)
+    model = presets.random_student("tiny", "tiny")
+    peak = torch.ones(2**26)  # 256 MB that are gone before the first call
+    del peak
+    timings = student._time(model, Backend.reference, "float32", {0.1: 2, 0.2: 1})
+    assert [len(timing.seconds) for timing in timings.values()] == [2, 1]
+    if Path("/proc/self/status").exists():
+        assert all(timing.memory is not None and 63 <= timing.memory < 120 for timing in timings.values())

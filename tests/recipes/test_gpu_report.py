@@ -1,6 +1,8 @@
 """The GPU report: targets are judged by rows, a failure costs its own part alone, and all of it runs dry on a CPU."""
 
 import json
+import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +10,12 @@ import pytest
 import torch
 import typer
 
-from recipes import gpu_report, results
+from recipes import gpu_report, gpu_report_kernels, gpu_report_models, results
 from recipes.benchmark.rows import Row, measured
 from recipes.gpu_report import Report, main, parts
-from recipes.gpu_report_bench import COPY, DRY, FULL, Bench
+from recipes.gpu_report_bench import COPY, DRY, FULL, Bench, matrix
 from recipes.gpu_report_targets import section, targets
+from wavenet.training.trainer import Trainer
 
 Facts = dict[str, Any]
 
@@ -62,6 +65,36 @@ def test_every_target_has_a_part_that_measures_it() -> None:
     assert parts(False, ["student", "training"]) == [
         *("limits before", "student paper", "student fast", "training 0", "training 1", "training 2", "limits after")
     ]
+
+
+def test_a_layer_is_held_against_both_limits() -> None:
+    one = measured("GPU kernels", {}, "ms", [1.0])
+    gpu_report_kernels._hold_against_limits(one, gpu_report_kernels.Work(gigabytes=2.0, tera=0.5), 0.001, "bfloat16")
+    assert (one.limit, one.reached, one.also) == (COPY, 2000.0, {matrix("bfloat16"): 500.0})
+    assert (one.figures["GB/s"], one.figures["TFLOP/s"]) == (2000.0, 500.0)
+
+
+def test_the_memory_of_a_way_to_train_is_measured_while_no_other_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there: weakref.WeakSet[Trainer] = weakref.WeakSet()
+    alone: list[int] = []
+    make = gpu_report_models._trainer
+
+    def trainer(*arguments: Any) -> Trainer:
+        there.add(made := make(*arguments))
+        return made
+
+    def peak(bench: Bench, step: Callable[[], object]) -> float:
+        alone.append(len(there))
+        return 0.0
+
+    monkeypatch.setattr(gpu_report_models, "_trainer", trainer)
+    monkeypatch.setattr(gpu_report_models, "_peak", peak)
+    bench = Bench(tmp_path / "part.json", dry=True)
+    gpu_report_models.training(bench, bench.sizes.training[0])
+    assert alone == [1, 1] and not bench.errors
+    assert [one.labels["way"] for one in bench.rows] == ["ours", "eager"]
 
 
 def test_who_fails_is_noted_and_left_out(tmp_path: Path) -> None:
