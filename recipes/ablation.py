@@ -18,6 +18,7 @@ from typing import Annotated, Any
 import typer
 
 from data.atomic import write_atomic
+from data.sources import hash_text
 from recipes.cli import report_errors
 from recipes.configuration import ConfigError, configure
 from recipes.distill_student import DistillConfig, distill
@@ -74,6 +75,11 @@ def judge_row(row: str, config: DistillConfig, clips: int | None) -> dict[str, A
             "clips": config.trainer.batch_size,
             "samples": config.crops.frames * int(teacher.mel["hop_length"]),
         },
+        "alike": {
+            "student": asdict(config.student),
+            "corpus": hash_text(Path(config.data, "manifest.jsonl").read_text(encoding="utf-8")),
+            "judged on": judged.estimates["log_mel_l1"].clips,
+        },
         "verdict": _last_remark(run),
         "judged": asdict(judged),
         "provenance": provenance(str(find_device(config.trainer.device))),
@@ -86,16 +92,19 @@ def report(results: list[dict[str, Any]]) -> str:
     """The rows as a table, and where each comes from.
 
     Raises:
-        ConfigError: no rows; rows of different budgets.
+        ConfigError: no rows; rows of different budgets, students, corpora or numbers of clips.
     """
     if not results:
         raise ConfigError(f"no row is done: begin with `python -m recipes.ablation run {rows()[0]} ...`")
-    budget = results[0]["budget"]
+    first, budget = _compared(results[0]), results[0]["budget"]
     for result in results:
-        if result["budget"] != budget:
+        own = _compared(result)
+        other = [name for name in first | own if first.get(name) != own.get(name)]
+        if other:
+            ours, theirs = (", ".join(f"{name} {had.get(name)}" for name in other) for had in (own, first))
             raise ConfigError(
-                f"{result['row']} had {result['budget']}, {results[0]['row']} had {budget}, but rows compare at one "
-                "budget: run them again with equal --steps, or remove the ablation.json of the others"
+                f"{result['row']} had {ours}; {results[0]['row']} had {theirs}, but rows compare at one budget: run them "
+                "again with equal settings, or remove the ablation.json of the others"
             )
     results = sorted(results, key=lambda result: rows().index(result["row"]))
     header = ["row", "teacher", *(measure.label for measure in COLUMNS.values()), "verdict"]
@@ -103,7 +112,9 @@ def report(results: list[dict[str, Any]]) -> str:
         [one["row"].replace("_", " "), one["teacher"], *cells(row_from_json(one["judged"]), COLUMNS), one["verdict"]]
         for one in results
     ]
-    said = f"Every student: {budget['steps']} steps of {budget['clips']} x {budget['samples']} samples."
+    said = f"Every student: {budget['steps']} steps of {budget['clips']} x {budget['samples']} samples, one corpus."
+    if len({one["teacher"].partition(", ")[2] for one in results}) > 1:
+        said += " The teachers' steps differ."
     origins = [f"- {one['row']}: {_origin(one['provenance'])}" for one in results]
     return "\n\n".join([said, table([header, *lines]), "\n".join(origins)])
 
@@ -115,6 +126,11 @@ def publish(results: list[dict[str, Any]], store: Path = RESULTS, readme: Path =
     before, _, rest = readme.read_text().partition(BEGIN)
     readme.write_text(before + "\n\n".join([BEGIN, text, END]) + rest.partition(END)[2])
     return text
+
+
+def _compared(result: dict[str, Any]) -> dict[str, Any]:
+    """What is to be equal in all rows of a table."""
+    return {**result["budget"], **result.get("alike", {})}
 
 
 def _origin(origin: dict[str, str]) -> str:

@@ -1,6 +1,7 @@
 """The ablation: every row leaves one thing out, and what is judged stands in the table."""
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -46,6 +47,7 @@ def result(row: str, steps: int = 5, **values: float) -> dict[str, Any]:
         "row": row,
         "teacher": "mol, 7 steps",
         "budget": {"steps": steps, "clips": 2, "samples": 64},
+        "alike": {"student": {"flows": [4]}, "corpus": "abc", "judged on": 3},
         "verdict": "whispering",
         "judged": {"name": row, "kind": "student", "estimates": estimates, "real_time_factor": None},
         "provenance": {"command": f"run {row}", "device": "abacus", "torch": "2", "commit": "abc"},
@@ -99,20 +101,47 @@ def test_teachers_differ_in_what_their_names_say_alone() -> None:
 def test_rows_stand_in_one_order_with_their_figures_and_origins() -> None:
     text = ablation.report([result("mulaw", pesq=1.25), result("full", pesq=2.5, floor=-3.0)])
     lines = text.splitlines()
-    assert lines[0] == "Every student: 5 steps of 2 x 64 samples."
+    assert lines[0] == "Every student: 5 steps of 2 x 64 samples, one corpus."
     first, second = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines[4:6])
     assert first[:3] == ["full", "mol, 7 steps", "2.50"] and first[-2:] == ["-3.00", "whispering"]
     assert second[:3] == ["mulaw", "mol, 7 steps", "1.25"] and second[-2] == ""
     assert "- full: `run full`, abacus, torch 2, commit `abc`" in lines
 
 
+def test_a_table_without_rows_is_refused() -> None:
+    with pytest.raises(ConfigError, match="no row is done"):
+        ablation.report([])
+
+
 @pytest.mark.parametrize(
-    ("results", "message"),
-    [([], "no row is done"), ([result("full"), result("mulaw", steps=6)], "mulaw had .*'steps': 6.*one budget")],
+    ("group", "field", "value"),
+    [
+        ("budget", "steps", 6),
+        ("budget", "clips", 1),
+        ("budget", "samples", 32),
+        ("alike", "student", {"flows": [8]}),
+        ("alike", "corpus", "another"),
+        ("alike", "judged on", 2),
+    ],
 )
-def test_rows_that_do_not_compare_are_refused(results: list[dict[str, Any]], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        ablation.report(results)
+def test_rows_that_do_not_compare_are_refused(group: str, field: str, value: object) -> None:
+    other = result("mulaw")
+    other[group][field] = value
+    with pytest.raises(ConfigError, match=rf"mulaw had {field} {re.escape(str(value))}; full had {field} .*one budget"):
+        ablation.report([result("full"), other])
+
+
+def test_a_row_that_does_not_tell_its_student_is_not_compared() -> None:
+    other = result("mulaw")
+    del other["alike"]
+    with pytest.raises(ConfigError, match="mulaw had student None, corpus None, judged on None"):
+        ablation.report([result("full"), other])
+
+
+def test_teachers_of_different_steps_are_told_apart() -> None:
+    other = {**result("mulaw"), "teacher": "mulaw, 8 steps"}
+    assert "The teachers' steps differ." in ablation.report([result("full"), other])
+    assert "differ" not in ablation.report([result("full"), result("mulaw")])
 
 
 def test_publishing_replaces_what_is_between_the_markers_and_keeps_the_rest(tmp_path: Path) -> None:
@@ -151,7 +180,7 @@ def test_a_row_is_distilled_judged_and_collected(
     monkeypatch.setattr(ablation, "publish", ablation.report)
     assert invoke(monkeypatch, "ablation", "table", "--out", tmp_path) == 0
     table = capsys.readouterr().out
-    assert "Every student: 2 steps of 2 x 512 samples." in table
+    assert "Every student: 2 steps of 2 x 512 samples, one corpus." in table
     assert "| without kl " in table and "| without perceptual " in table and "mol, 0 steps" in table
     done = json.loads((tmp_path / "without_kl" / "ablation.json").read_text())
     assert done["judged"]["estimates"]["log_mel_l1"]["mean"] > 0
