@@ -72,22 +72,30 @@ async def read_body(request: Request, most: int, patience: float) -> bytes:
 
 
 class _Transport:
-    """asyncio's, which once closed waits no longer than so many seconds for the client to read the rest."""
+    """asyncio's, which waits no longer than so many seconds for the client to read, not even once it is closed."""
 
     def __init__(self, transport: asyncio.Transport, patience: float) -> None:
         self._transport, self._patience = transport, patience
+        self._pause: asyncio.TimerHandle | None = None
 
     def close(self) -> None:
         if not self._transport.is_closing():
             self._transport.close()
             if self._transport.get_write_buffer_size():
-                self.expect_reading()
+                self._abort_later()
 
-    def expect_reading(self) -> asyncio.TimerHandle:
-        """Gives the client up unless this is cancelled."""
-        return asyncio.get_running_loop().call_later(self._patience, self.abort)
+    def pause(self) -> None:
+        """It has more to write than it likes."""
+        self._pause = self._abort_later()
 
-    def abort(self) -> None:
+    def resume(self) -> None:
+        if self._pause is not None:
+            self._pause.cancel()
+
+    def _abort_later(self) -> asyncio.TimerHandle:
+        return asyncio.get_running_loop().call_later(self._patience, self._abort)
+
+    def _abort(self) -> None:
         """The system forgets what was not read, too."""
         with contextlib.suppress(OSError):  # gone already
             self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
@@ -101,15 +109,18 @@ class _Reading:
     """A protocol that gives up who does not read: whatever waits for that, waits no longer."""
 
     transport: Any
-    _expected: asyncio.TimerHandle
 
     def pause_writing(self) -> None:
         super().pause_writing()  # type: ignore[misc]
-        self._expected = self.transport.expect_reading()
+        self.transport.pause()
 
     def resume_writing(self) -> None:
         super().resume_writing()  # type: ignore[misc]
-        self._expected.cancel()
+        self.transport.resume()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)  # type: ignore[misc]
+        self.resume_writing()
 
 
 class PatientWebSocket(_Reading, WebSocketsSansIOProtocol):
