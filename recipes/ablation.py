@@ -103,8 +103,8 @@ def report(results: list[dict[str, Any]]) -> str:
         if other:
             ours, theirs = (", ".join(f"{name} {had.get(name)}" for name in other) for had in (own, first))
             raise ConfigError(
-                f"{result['row']} had {ours}; {results[0]['row']} had {theirs}, but rows compare at one budget: run them "
-                "again with equal settings, or remove the ablation.json of the others"
+                f"{result['row']} had {ours}; {results[0]['row']} had {theirs}, but rows compare at one budget: run "
+                "them again with equal settings, or remove the ablation.json of the others"
             )
     results = sorted(results, key=lambda result: rows().index(result["row"]))
     header = ["row", "teacher", *(measure.label for measure in COLUMNS.values()), "verdict"]

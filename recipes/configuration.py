@@ -32,7 +32,7 @@ def configure(name: str, overrides: list[str], schema: type[Schema]) -> Schema:
 
 
 def show(name: str, overrides: list[str], schema: type) -> str:
-    """The composed and checked configuration as YAML."""
+    """The composed configuration as YAML: names and types are right, the checks of `configure` are not yet made."""
     return OmegaConf.to_yaml(_typed(name, overrides, schema), resolve=True)
 
 
