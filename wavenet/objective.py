@@ -96,8 +96,10 @@ class TeacherObjective(Objective):
 
 
 def _mean(values: Tensor, left: int, padding: Tensor | None) -> Tensor:
-    """Of values (B, T - left), those of the samples from `left` on, without the first padding (B,) of each row."""
+    """The mean over the rows of values (B, T - left) of each row's own: of its samples from `left` on, without the
+    first padding (B,). So the means of several processes, of as many rows each, are the mean of them all.
+    """
     if padding is None:
         return values.mean()
     counted = torch.arange(left, left + values.shape[1], device=values.device) >= padding[:, None]  # (B, T - left)
-    return torch.where(counted, values, 0.0).sum() / counted.sum()
+    return (torch.where(counted, values, 0.0).sum(dim=1) / counted.sum(dim=1)).mean()
