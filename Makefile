@@ -1,4 +1,5 @@
-# make demo    speech -> teacher -> student -> wav files and a benchmark, under runs/demo
+# make demo    speech -> teacher -> student -> wav files and a benchmark, under runs/demo; with CORPUS=FOLDER, of your
+#              recordings, under runs/demo-FOLDER; DEMO=DIR names another folder
 # make test    ruff, mypy, import-linter and the quick tests
 # make chain   the slow tests: the whole chain at toy size
 #
@@ -11,7 +12,7 @@ TORCH ?= 2.13.0
 TORCHAUDIO ?= 2.11.0
 TORCH_INDEX ?=
 CORPUS ?=
-DEMO ?= runs/demo
+DEMO ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -27,7 +28,7 @@ $(STAMP): pyproject.toml recipes/setup.sh
 	touch $@
 
 demo: $(STAMP)
-	$(BIN)/python -m recipes.demo --out $(DEMO) $(if $(CORPUS),--corpus "$(CORPUS)")
+	$(BIN)/python -m recipes.demo $(if $(DEMO),--out "$(DEMO)") $(if $(CORPUS),--corpus "$(CORPUS)")
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -1,9 +1,10 @@
 """`make demo`: speech -> teacher -> student -> wav files, pictures and figures, in under half an hour on two cores.
 
-    python -m recipes.demo --out runs/demo [--corpus FOLDER]
+    python -m recipes.demo [--corpus FOLDER] [--out DIR] [STAGE.FIELD=VALUE ...]
 
 Recordings of one speaker adapt the voice that ships; synthetic speech, of several, trains everything from nothing.
-Stopped at any moment, the same command goes on from there.
+STAGE is prepare, train or distill, FIELD one of `wavenet STAGE`. Stopped at any moment, the same command goes on from
+there.
 """
 
 import sys
@@ -14,14 +15,14 @@ from typing import Annotated
 import torch
 import typer
 
-from data.audio import Wave, read_audio, write_wav
+from data.audio import AudioError, Wave, read_audio, write_wav
 from data.corpora import list_corpus
 from data.dataset import PreparedCorpus
 from data.mel import log_mel
 from data.prepare import PrepareConfig, prepare
 from recipes import benchmark, evaluate
 from recipes.cli import report_errors
-from recipes.configuration import configure
+from recipes.configuration import ConfigError, configure
 from recipes.distill_student import DistillConfig, distill
 from recipes.evaluate_measures import report
 from recipes.pictures import draw_mels
@@ -30,20 +31,27 @@ from recipes.train_teacher import TrainConfig, train
 from wavenet.metrics import griffin_lim
 from wavenet.sampling.generate import Backend
 
+STAGES = ("prepare", "train", "distill")
 VOICE = "kathleen"
 HELD_OUT = 5  # utterances of the test split that the student says
 BY_TEACHER = 2  # of them, said by the teacher too, one sample at a time
+SECONDS, REPEATS = 2.0, 3  # of what is timed
 
 
 def main(
-    out: Annotated[Path, typer.Option(help="Folder for everything.")] = Path("runs/demo"),
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[STAGE.FIELD=VALUE]...", show_default=False)] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for everything.", show_default="runs/demo, runs/demo-FOLDER")
+    ] = None,
     corpus: Annotated[Path | None, typer.Option(help="Folder of recordings instead of synthetic speech.")] = None,
 ) -> None:
     """The whole chain, from speech to a student's speech."""
     started = time.perf_counter()
+    out = default_folder(corpus) if out is None else out
+    given = by_stage(overrides or [])
     source = ["corpus=espeak"] if corpus is None else ["corpus=folder", f"corpus.root={corpus}"]
     data, teacher, student = out / "data", out / "teacher", out / "student"
-    prepared = configure("prepare", [*source, f"out={data}", "pitch=true"], PrepareConfig)
+    prepared = configure("prepare", [*source, f"out={data}", "pitch=true", *given["prepare"]], PrepareConfig)
 
     _say("1/6 speak with the voice that ships")
     print(greet(out / "hello", prepared))
@@ -52,16 +60,16 @@ def main(
     voices = PreparedCorpus(data)
     experiment = "adapt" if len(voices.speakers) == 1 else "demo"
     _say("3/6 train the teacher")
-    overrides = [f"experiment={experiment}_teacher", f"data={data}", f"run={teacher}"]
-    _finished(train(configure("train", overrides, TrainConfig)))
+    fields = [f"experiment={experiment}_teacher", f"data={data}", f"run={teacher}"]
+    _finished(train(configure("train", [*fields, *given["train"]], TrainConfig)))
     _say("4/6 distil the student")
-    overrides = [f"experiment={experiment}_student", f"data={data}", f"teacher_checkpoint={teacher}", f"run={student}"]
-    _finished(distill(configure("distill", overrides, DistillConfig)))
+    fields = [f"experiment={experiment}_student", f"data={data}", f"teacher_checkpoint={teacher}", f"run={student}"]
+    _finished(distill(configure("distill", [*fields, *given["distill"]], DistillConfig)))
     _say("5/6 say held-out sentences")
     picture = speak(out, voices, teacher, student)
     _say("6/6 judge and time")
     rows = evaluate.evaluate(evaluate.Options([teacher, student], data, out, clips=HELD_OUT, device="cpu"))
-    speeds = benchmark.benchmark(teacher, student, out, seconds=2.0, repeats=3, device="cpu", dtype="float32")
+    speeds = benchmark.benchmark(teacher, student, out, seconds=SECONDS, repeats=REPEATS, device="cpu", dtype="float32")
     tables = f"{report(rows)}\n\n{benchmark.report(speeds)}\n"
     (out / "figures.md").write_text(tables)
     print(tables)
@@ -75,15 +83,48 @@ def main(
     print(f"curves        tensorboard --logdir {out}")
 
 
+def default_folder(corpus: Path | None) -> Path:
+    """One for each corpus: a folder holds what was prepared from one."""
+    return Path("runs/demo" if corpus is None else f"runs/demo-{corpus.resolve().name}")
+
+
+def by_stage(overrides: list[str]) -> dict[str, list[str]]:
+    """`train.trainer.steps=9` is trainer.steps=9 for `train`.
+
+    Raises:
+        ConfigError: another stage.
+    """
+    given: dict[str, list[str]] = {stage: [] for stage in STAGES}
+    for override in overrides:
+        stage, _, field = override.partition(".")
+        if stage not in given:
+            raise ConfigError(f"{override}: there is no stage {stage!r}; begin with one of {', '.join(STAGES)}")
+        given[stage].append(field)
+    return given
+
+
 def greet(folder: Path, config: PrepareConfig) -> Summary:
-    """The first utterance of the corpus as it is, and as the shipped voice says it from its mel."""
+    """The first utterance of the corpus that can be read, as it is, and as the shipped voice says it from its mel.
+
+    Raises:
+        ValueError: there is none.
+    """
     utterances, _ = list_corpus(config.corpus)
     if not utterances:
         raise ValueError(f"{config.corpus.root}: no sound files in this corpus; name a folder that holds recordings")
     folder.mkdir(parents=True, exist_ok=True)
-    source = folder / f"{utterances[0].id}.wav"
-    write_wav(source, *utterances[0].read())
-    return synthesize(Options([source], Path(VOICE), folder / VOICE))
+    for utterance in utterances:
+        try:
+            wav, rate = utterance.read()
+        except AudioError as error:
+            reason = error  # `prepare` tells all of them
+            continue
+        source = folder / f"{utterance.id}.wav"
+        write_wav(source, wav, rate)
+        return synthesize(Options([source], Path(VOICE), folder / VOICE))
+    raise ValueError(
+        f"{config.corpus.root}: none of its {len(utterances)} sound files can be read, as the last: {reason}"
+    )
 
 
 def speak(out: Path, corpus: PreparedCorpus, teacher: Path, student: Path) -> Path:
