@@ -44,7 +44,7 @@ class ServerError(RuntimeError):
         super().__init__(f"{status}: {detail}")
         self.status = status
         self.detail = detail
-        self.retry_after = retry_after
+        self.retry_after = None if retry_after is None else float(retry_after)
 
 
 class Client:

@@ -124,7 +124,12 @@ class _Reading:
 
 
 class PatientWebSocket(_Reading, WebSocketsSansIOProtocol):
-    """uvicorn's, on the connection of a `PatientProtocol`."""
+    """uvicorn's, on the connection of a `PatientProtocol`; a refused handshake is no error."""
+
+    async def send(self, message: Any) -> None:
+        await super().send(message)
+        if message["type"] == "websocket.http.response.body":
+            self.handshake_complete = True
 
 
 class PatientProtocol(_Reading, H11Protocol):

@@ -5,6 +5,7 @@ import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
+from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
@@ -202,3 +203,15 @@ def test_a_caller_may_be_slower_than_the_server_must_be(speak: Speak) -> None:
 
     with serving(converse) as url:
         assert speak(url, mels(), timeout=SILENCE) == []
+
+
+def test_a_handshake_that_the_server_refuses_is_no_error_of_it(
+    start_server: Callable[..., Any], toy_student: Path
+) -> None:
+    server = start_server("--checkpoint", toy_student, "--token", "open-sesame")
+    for speak in (speak_in_turn, speak_at_once):
+        with pytest.raises(ServerError, match="the token is missing or wrong") as raised:
+            speak(server.url, iter([MEL]))
+        assert raised.value.status == 401
+    assert server.stop() == 0
+    assert "ERROR" not in server.log.read_text()
