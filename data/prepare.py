@@ -15,7 +15,6 @@ The lower floor makes a random gain exact: log_mel(g x) = max(stored + ln g, ln 
 
 import io
 import json
-import os
 from collections import Counter
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -170,12 +169,18 @@ def prepare(config: PrepareConfig) -> PrepareReport:
 
 
 def _nameable(utterances: list[Utterance]) -> tuple[list[Utterance], list[Skip]]:
-    """Those whose ids can name files, and the others."""
-    lengths = {utterance.id: len(os.fsencode(utterance.id)) for utterance in utterances}
-    too_long = {name: length for name, length in lengths.items() if length > LONGEST_ID}
-    reason = f"bytes are too many: the name of an .npy file has at most {LONGEST_ID}, so shorten it"
-    skipped = [Skip(name, f"{length} {reason}") for name, length in too_long.items()]
-    return [utterance for utterance in utterances if utterance.id not in too_long], skipped
+    """Those whose ids can name files on every machine, and the others."""
+    fit, skipped = [], []
+    for utterance in utterances:
+        name = utterance.id.encode(errors="replace")
+        if name.decode() != utterance.id:
+            skipped.append(Skip(name.decode(), "its name is not UTF-8; rename it"))
+        elif len(name) > LONGEST_ID:
+            reason = f"a name of {len(name)} bytes, but that of an .npy file has at most {LONGEST_ID}; shorten it"
+            skipped.append(Skip(utterance.id, reason))
+        else:
+            fit.append(utterance)
+    return fit, skipped
 
 
 def _write_index(

@@ -176,6 +176,8 @@ def test_a_file_that_cannot_be_read_or_named_ends_nothing(
     write_noise(root / "locked.wav")
     write_noise(root / f"{'l' * 248}.wav")
     write_noise(root / f"{'m' * 252}.au")
+    (root / "good0.wav").rename(root / os.fsdecode(b"caf\xe9.wav"))
+    write_noise(root / "good0.wav")
     opened = Path.open
 
     def forbid(path: Path, *arguments: object, **options: object) -> object:
@@ -186,7 +188,8 @@ def test_a_file_that_cannot_be_read_or_named_ends_nothing(
     monkeypatch.setattr(Path, "open", forbid)
     report = prepare(folder_config(root, small_mel, out))
     reasons = {skip.name: skip.reason for skip in report.skipped}
-    assert set(reasons) == {"locked", "m" * 252}
+    assert set(reasons) == {"locked", "m" * 252, "caf?"}
+    assert "not UTF-8; rename it" in reasons["caf?"]
     assert "Permission denied" in reasons["locked"]
     assert "at most 251" in reasons["m" * 252]
     assert (out / "wav" / f"{'l' * 248}.npy").is_file()
