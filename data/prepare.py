@@ -291,21 +291,23 @@ def _waveform(wav: Wave, rate: int, config: PrepareConfig) -> npt.NDArray[np.int
 
 def _stored(wav_path: Path, mel_path: Path, mel: MelConfig) -> npt.NDArray[np.int16] | None:
     """The waveform, if both files are there and whole."""
-    try:
-        pcm = np.load(wav_path)
-    except (OSError, ValueError, EOFError):
+    pcm = _load(wav_path)
+    if pcm is None or pcm.dtype != np.int16:
         return None
-    whole = pcm.dtype == np.int16 and _shape(mel_path) == (mel.n_mels, len(pcm) // mel.hop_length)
-    return pcm if whole else None
+    return pcm if _shape(mel_path) == (mel.n_mels, len(pcm) // mel.hop_length) else None
 
 
 def _shape(path: Path) -> tuple[int, ...] | None:
-    """Of a stored array, or None if there is none, or a part of one."""
+    stored = _load(path)
+    return None if stored is None else stored.shape
+
+
+def _load(path: Path) -> npt.NDArray[Any] | None:
+    """A stored array, memory-mapped; None if there is none, a part of one, or a damaged one."""
     try:
-        shape: tuple[int, ...] = np.load(path, mmap_mode="r").shape
-    except (OSError, ValueError, EOFError):
+        return np.lib.format.open_memmap(path, mode="r")
+    except Exception:  # a damaged header raises whatever Python's tokenizer or parser do
         return None
-    return shape
 
 
 def _npy(array: npt.NDArray[Any]) -> bytes:

@@ -86,7 +86,7 @@ def test_a_damaged_half_finished_folder_is_completed_to_the_same_bytes(
     (out / "wav" / "clip00.npy").unlink()
     (out / "mel" / "clip01.npy").unlink()
     (out / "mel" / "clip02.npy").write_bytes(finished["mel/clip02.npy"][:-7])
-    (out / "wav" / "clip03.npy").write_bytes(b"")
+    (out / "wav" / "clip03.npy").write_bytes(b"PK\x03\x04 as of an .npz")
     np.save(out / "mel" / "clip04.npy", np.zeros((20, 3), np.float32))
     assert prepare(config).resumed == 12 - 5
     assert contents(config.out) == finished
