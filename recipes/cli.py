@@ -172,7 +172,7 @@ def benchmark(
     out: Annotated[Path, typer.Option(help="Folder for benchmark.json and pictures.")] = Path("runs/benchmark"),
     only: Annotated[
         str | None,
-        typer.Option(help="Without checkpoints: some of kernels,teacher,student,training,startup."),
+        typer.Option(help="Without checkpoints: some of kernels,teacher,student,stream,training,startup."),
     ] = None,
     threads: Annotated[int | None, typer.Option(help="Without checkpoints; by default all cores.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Without checkpoints: only show that all runs.")] = False,

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from recipes.benchmark import kernels, limits, startup, student, teacher, training
+from recipes.benchmark import kernels, limits, startup, stream, student, teacher, training
 from recipes.benchmark.presets import MEL, backends
 from recipes.benchmark.rows import Row, as_json
 from recipes.benchmark.tables import draw
@@ -24,7 +24,7 @@ from recipes.outputs import check_writable
 from recipes.provenance import write_results
 
 Job = Callable[[], list[Row]]
-GROUPS = ("kernels", "teacher", "student", "training", "startup")
+GROUPS = ("kernels", "teacher", "student", "stream", "training", "startup")
 
 
 def run_suite(out: Path, only: str = "", threads: int | None = None, quick: bool = False) -> list[Row]:
@@ -71,6 +71,9 @@ def _jobs(group: str, threads: int, quick: bool) -> list[Job]:
                 for dtype in ("bfloat16", "float32")
                 for backend in reversed(backends())
             ]
+        case "stream":
+            pairs = [(preset, dtype) for preset in student.presets(quick) for dtype in ("bfloat16", "float32")]
+            return [partial(stream.stream, preset, dtype, threads, quick) for preset, dtype in pairs]
         case "training":
             return [partial(training.training, task, threads, quick) for task in training.FULL.cases]
         case _:

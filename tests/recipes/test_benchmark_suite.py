@@ -28,7 +28,7 @@ def summed(labels: dict[str, str]) -> list[int]:
 
 
 def test_every_group_is_measured_and_written(wavenet: Callable[..., Finished], tmp_path: Path) -> None:
-    groups = "kernels,teacher,student,training"
+    groups = "kernels,teacher,student,stream,training"
     threads = torch.get_num_threads()
     done = wavenet("benchmark", "--quick", "--threads", 1, "--only", groups, "--out", tmp_path)
     assert done.returncode == 0, done.stderr
