@@ -105,21 +105,21 @@ class _Transport:
         return getattr(self._transport, name)
 
 
-class _Reading:
+class _Reading(asyncio.Protocol):
     """A protocol that gives up who does not read: whatever waits for that, waits no longer."""
 
     transport: Any
 
     def pause_writing(self) -> None:
-        super().pause_writing()  # type: ignore[misc]
+        super().pause_writing()
         self.transport.pause()
 
     def resume_writing(self) -> None:
-        super().resume_writing()  # type: ignore[misc]
+        super().resume_writing()
         self.transport.resume()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        super().connection_lost(exc)  # type: ignore[misc]
+        super().connection_lost(exc)
         self.resume_writing()
 
 

@@ -149,7 +149,7 @@ def _usage(pid: int) -> Usage:
     fields = dict(line.split(":", 1) for line in _read(pid, "status").decode().splitlines() if ":" in line)
     times = _read(pid, "stat").rpartition(b")")[2].split()[11:13]  # user, system
     try:
-        files = len(os.listdir(f"/proc/{pid}/fd"))  # noqa: PTH208 -- names alone
+        files = sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
     except (FileNotFoundError, ProcessLookupError):
         files = 0
     memory = int(fields.get("VmRSS", "0 kB").split()[0]) / 1024

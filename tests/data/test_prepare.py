@@ -195,13 +195,18 @@ def test_a_file_that_cannot_be_read_or_named_ends_nothing(
     assert (out / "wav" / f"{'l' * 248}.npy").is_file()
 
 
+def prepared_copy(config: PrepareConfig, recordings: Path, folder: Path) -> tuple[Path, PrepareConfig]:
+    """Recordings that a test may change, in FOLDER/in, prepared into FOLDER/out."""
+    root = Path(shutil.copytree(recordings, folder / "in"))
+    config = replace(config, corpus=replace(config.corpus, root=str(root)), out=str(folder / "out"))
+    prepare(config)
+    return root, config
+
+
 def test_a_recording_that_was_replaced_is_prepared_again_and_no_other(
     prepare_config: PrepareConfig, recordings: Path, tmp_path: Path
 ) -> None:
-    root = tmp_path / "in"
-    shutil.copytree(recordings, root)
-    config = replace(prepare_config, corpus=replace(prepare_config.corpus, root=str(root)), out=str(tmp_path / "out"))
-    prepare(config)
+    root, config = prepared_copy(prepare_config, recordings, tmp_path)
     labels = tmp_path / "out" / "phones"
     labels.mkdir()
     for name in ("clip00", "clip01"):
@@ -234,10 +239,7 @@ def test_a_replacement_of_the_same_length_and_the_same_size_is_seen_by_its_time(
 def test_a_kill_between_a_replacement_and_its_features_leaves_no_old_ones(
     prepare_config: PrepareConfig, recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    root = tmp_path / "in"
-    shutil.copytree(recordings, root)
-    config = replace(prepare_config, corpus=replace(prepare_config.corpus, root=str(root)), out=str(tmp_path / "out"))
-    prepare(config)
+    root, config = prepared_copy(prepare_config, recordings, tmp_path)
     shutil.copy(root / "clip05.flac", root / "clip00.flac")
     monkeypatch.setattr("data.prepare.map_in_order", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
@@ -250,10 +252,7 @@ def test_a_kill_between_a_replacement_and_its_features_leaves_no_old_ones(
 def test_a_folder_that_was_prepared_before_sources_were_kept_is_read_and_goes_on(
     prepare_config: PrepareConfig, recordings: Path, tmp_path: Path
 ) -> None:
-    root = tmp_path / "in"
-    shutil.copytree(recordings, root)
-    config = replace(prepare_config, corpus=replace(prepare_config.corpus, root=str(root)), out=str(tmp_path / "out"))
-    prepare(config)
+    root, config = prepared_copy(prepare_config, recordings, tmp_path)
     (tmp_path / "out" / "sources.json").unlink()
     PreparedCorpus(config.out)
     assert prepare(config).resumed == 12
