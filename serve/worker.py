@@ -7,6 +7,7 @@ SIGHUP: the checkpoints are read again.
 
 import asyncio
 import copy
+import gc
 import multiprocessing
 import os
 import signal
@@ -158,6 +159,7 @@ def run(
     if parent is not None and (supervisor := parent.pid) is not None:
         service.reloaded = lambda: tell_others(supervisor)
     server = _Server(service, parent, load_first)
+    gc.freeze()  # else all that was imported is searched for garbage again and again, and nobody is answered meanwhile
     server.run([listening])
     if server.failure is not None:
         raise server.failure

@@ -14,7 +14,8 @@ from serve.service import cores
 
 Unloaded = dict[tuple[int, str], float]  # question and address -> s
 _SETTLING = 3  # the first third of a closed loop is not counted as throughput: until then the queue fills up
-_RETRY = 1.0  # s, as the server asks for
+_COMING = 1.0  # s
+_RETRY = 1.0  # s, as the server asks for; up to as much again, so that not all come back at once
 
 
 @dataclass
@@ -51,15 +52,16 @@ async def unloaded(asker: Asker, repeats: int) -> Unloaded:
 
 
 async def closed(asker: Asker, server: Server, clients: int, seconds: float) -> Level:
-    """So many clients, each of which asks as soon as it has been answered."""
-    end = time.perf_counter() + seconds
+    """So many clients, each of which asks as soon as it has been answered. They come within the first second."""
+    end, rng = time.perf_counter() + seconds, np.random.default_rng(clients)
 
     async def client() -> list[Reply]:
         replies = []
+        await asyncio.sleep(rng.uniform(0, min(_COMING, seconds / 2)))
         while time.perf_counter() < end:
             replies.append(await asker.ask(*asker.next()))
             if replies[-1].outcome.startswith(("429", "503")):
-                await asyncio.sleep(_RETRY)
+                await asyncio.sleep(_RETRY + rng.uniform(0, _RETRY))
         return replies
 
     async def load(_: float) -> tuple[list[Reply], float]:

@@ -58,7 +58,7 @@ def server(start_server: Callable[..., Any], voices: Path) -> Any:
 
 @pytest.fixture(scope="module")
 def impatient(start_server: Callable[..., Any], toy_student: Path) -> Any:
-    return start_server("--checkpoint", toy_student, "--patience", 1, "--max-seconds", 1000)
+    return start_server("--checkpoint", toy_student, "--patience", 4, "--max-seconds", 1000)
 
 
 @pytest.fixture(scope="module")
@@ -338,7 +338,7 @@ def test_a_client_that_stays_and_does_not_read_frees_its_place(
     impatient: Any, toy_utterance: Utterance, path: str
 ) -> None:
     """Though it asks for more than the system's buffers hold."""
-    mel = np.tile(toy_utterance(100), (1, 400))
+    mel, before = np.tile(toy_utterance(100), (1, 400)), impatient.counted("wavenet_samples_total")
     with socket.socket() as silent:
         silent.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         silent.settimeout(60)
@@ -356,6 +356,7 @@ def test_a_client_that_stays_and_does_not_read_frees_its_place(
         poll.register(silent, 0)
         assert poll.poll(60_000), "it is still connected"
     impatient.wait_until(lambda: impatient.counted("wavenet_running_requests") == 0, "end of the answer")
+    assert impatient.counted("wavenet_samples_total") > before, "it was sent away before it could have read"
     assert impatient.get("/readyz").status_code == 200
     assert "Traceback" not in impatient.log.read_text()
 
