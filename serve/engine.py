@@ -1,8 +1,9 @@
 """The one thread that computes: utterances take turns, piece by piece.
 
-A new utterance has its first turn next, with a small piece, so that its sound begins soon; then all of a batch take
-turns, so that a long one never keeps a short one waiting for longer than a piece. With an empty queue nothing waits.
-Where pieces are computed in real batches (on a GPU) one turn is for the whole batch.
+A new utterance has its first turn next, with a small piece, so that its sound begins soon; then all of a batch get
+equally many samples (start-time fair queueing, Goyal et al. 1996), so that a long one never keeps a short one waiting
+for longer than a piece. With an empty queue nothing waits. Where pieces are computed in real batches (on a GPU) one
+turn is for the whole batch.
 """
 
 import asyncio
@@ -33,7 +34,7 @@ class Job:
         self.stream = stream  # the engine's thread alone touches it
         self.frames = 0  # that were fed
         self.seconds = 0.0  # of computing
-        self.turn = -1  # the last one that it had
+        self.clock = 0  # of its next piece, in samples: see `Engine._turn`
         self._wake = wake
         self._fed: deque[Tensor | None] = deque()
         self._said: asyncio.Queue[Wave | Exception | None] = asyncio.Queue()
@@ -101,7 +102,7 @@ class Engine:
         self._jobs: list[Job] = []
         self._changed = threading.Condition()
         self._stopped = False
-        self._turns = 0
+        self._clock = 0  # of the last piece, in samples
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     @property
@@ -191,8 +192,12 @@ class Engine:
             self._leave(job)
 
     def _turn(self, batch: list[Job]) -> list[Job]:
+        """The one whose clock is behind; who had nothing to be said for a while is none the better off for it."""
         self._metrics.batch.observe(len(batch))
-        first = min(batch, key=lambda job: job.turn)
+        for job in batch:
+            job.clock = max(job.clock, self._clock)
+        first = min(batch, key=lambda job: job.clock)
+        self._clock = first.clock
         student = first.stream.student
         if student.packed is not None:
             return [first]
@@ -207,9 +212,9 @@ class Engine:
             self._fail(jobs, error)
             return
         seconds = (time.perf_counter() - began) / len(jobs)
-        self._turns += 1
         for job, wave in zip(jobs, waves, strict=True):
-            job.turn, job.seconds = self._turns, job.seconds + seconds
+            job.clock += len(wave)
+            job.seconds += seconds
             self._metrics.samples.inc(len(wave))
             job.deliver(wave)
             if job.stream.done:

@@ -14,7 +14,7 @@ from serve import Vocoder
 from serve.engine import Engine, Job
 from serve.metrics import Metrics
 from serve.problems import Problem
-from serve.streaming import StreamingStudent, VocoderStream
+from serve.streaming import LARGEST_PIECE, StreamingStudent, VocoderStream
 
 Utterance = Callable[..., NDArray[np.float32]]
 
@@ -82,6 +82,50 @@ def test_all_of_a_batch_take_turns_and_the_rest_waits(
     assert order.index(2) > max(n for n, seed in enumerate(order) if seed == 1)  # waits for a place
     assert order[order.index(2) - 1 : order.index(2) + 1] == [1, 2]  # and has its turn at once
     assert order[-1] == 0  # the long one, which kept nobody waiting
+
+
+def test_who_comes_late_gets_as_many_samples_as_the_others(
+    make_engine: Callable[..., Engine],
+    toy_vocoder: Vocoder,
+    toy_utterance: Utterance,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Though its pieces are small at first, and those of the others as large as they get."""
+    said: list[tuple[int, int]] = []
+    advance, fed = StreamingStudent.advance, threading.Event()
+
+    def spy(self: StreamingStudent, streams: list[Any]) -> list[torch.Tensor]:
+        pieces = advance(self, streams)
+        said.extend((stream._seed, len(piece)) for stream, piece in zip(streams, pieces, strict=True))
+        if len(pieces[0]) == LARGEST_PIECE:
+            assert fed.wait(30)  # the other one has come
+        return pieces
+
+    monkeypatch.setattr(StreamingStudent, "advance", spy)
+    engine = make_engine()
+    engine.start()
+
+    async def one(seed: int, frames: int) -> None:
+        with engine.speak(toy_vocoder.begin(seed=seed)) as job:
+            job.feed(toy_vocoder.frames(toy_utterance(frames, seed=seed)))
+            job.end()
+            if seed:
+                fed.set()
+            async for _ in job.pieces():
+                pass
+
+    async def both() -> None:
+        first = asyncio.create_task(one(0, 1000))
+        while LARGEST_PIECE not in (samples for _, samples in said):
+            await asyncio.sleep(0.01)
+        await asyncio.gather(first, one(1, 300))
+
+    asyncio.run(both())
+    turns = [n for n, (seed, _) in enumerate(said) if seed == 1]
+    own = sum(samples for seed, samples in said if seed == 1)
+    others = sum(samples for seed, samples in said[turns[0] : turns[-1]] if seed == 0)
+    assert own == 300 * 64
+    assert 0 < others <= own + LARGEST_PIECE
 
 
 def test_where_nothing_is_carried_on_a_batch_is_one_pass(
