@@ -69,7 +69,7 @@ def judge_row(row: str, config: DistillConfig, clips: int | None) -> dict[str, A
     teacher = load_description(config.teacher_checkpoint)
     result = {
         "row": row,
-        "teacher": f"{teacher.model['output']['kind']}, {teacher.step} steps",
+        "teacher": f"{Path(config.teacher_checkpoint).name}: {teacher.model['output']['kind']}, {teacher.step} steps",
         "budget": {
             "steps": config.trainer.steps,
             "clips": config.trainer.batch_size,

@@ -24,6 +24,7 @@ LEFT_OUT = {
     "without_perceptual": {"perceptual.weight"},
     "without_contrastive": {"contrastive.weight"},
     "without_pitch": set(),  # its teacher's
+    "mixture": set(),
     "mulaw": set(),
     "gaussian": set(),
 }
