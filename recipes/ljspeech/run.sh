@@ -5,7 +5,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/../stages.sh"
 
 OUT=${OUT:-runs/ljspeech}
 PREPARE=(corpus=ljspeech corpus.root="${CORPORA:-corpora}" corpus.download=true)
-CLASSIFIER=(voice=en-us+f2 trainer="${TRAINER:-classifier}")
+CLASSIFIER=(voice=en-us+f2 trainer="${CLASSIFIER_TRAINER:-classifier}")
 TEACHER=(teacher="${TEACHER_SIZE:-paper}" trainer="${TRAINER:-long}")
 STUDENT=(student="${STUDENT_SIZE:-paper}" trainer="${TRAINER:-long}")
 EVALUATE=(--clips "${CLIPS:-50}")

@@ -5,7 +5,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/../stages.sh"
 
 OUT=${OUT:-runs/vctk}
 PREPARE=(corpus=vctk corpus.root="${CORPORA:-corpora}" corpus.download=true trim_db=40)
-CLASSIFIER=(voice=en-gb-x-rp trainer="${TRAINER:-classifier}")
+CLASSIFIER=(voice=en-gb-x-rp trainer="${CLASSIFIER_TRAINER:-classifier}")
 TEACHER=(teacher="${TEACHER_SIZE:-paper}" trainer="${TRAINER:-long}" condition.speaker=true)
 STUDENT=(student="${STUDENT_SIZE:-paper}" trainer="${TRAINER:-long}")
 EVALUATE=(--clips "${CLIPS:-50}")

@@ -15,7 +15,7 @@ from data.espeak import speak
 from data.sentences import sentences
 
 RECIPES = Path(__file__).parents[2] / "recipes"
-TOY = {"TEACHER_SIZE": "tiny", "STUDENT_SIZE": "tiny", "TRAINER": "tiny", "CLIPS": "1"}
+TOY = {"TEACHER_SIZE": "tiny", "STUDENT_SIZE": "tiny", "TRAINER": "tiny", "CLASSIFIER_TRAINER": "tiny", "CLIPS": "1"}
 
 
 def _write(path: Path, text: str, voice: str, rate: int) -> None:
@@ -54,8 +54,10 @@ def _kathleen(root: Path, texts: list[str]) -> dict[str, str]:
     return {"KATHLEEN": str(root)}
 
 
-def _run(corpus: str, *stages: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+def _run(
+    corpus: str, *stages: str, programs: Path = Path(sys.executable).parent, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    path = f"{programs}{os.pathsep}{os.environ['PATH']}"
     return subprocess.run(
         ["bash", RECIPES / corpus / "run.sh", *stages],
         env={**os.environ, **variables, "PATH": path},
@@ -163,6 +165,20 @@ def test_a_piece_that_preparing_uses_up_ends_with_the_reason(tmp_path: Path, toy
     done = _piece(tmp_path, "one", toy_programs, "0", MOVES=str(tmp_path / "moves"), KILL="0")
     assert done.returncode == 2
     assert "preparing the data took all of the 0 s of this piece: give it more" in done.stderr
+
+
+@pytest.mark.parametrize("corpus", ["ljspeech", "vctk", "kathleen"])
+def test_the_classifiers_trainer_is_a_preset_of_its_own(tmp_path: Path, corpus: str) -> None:
+    (tmp_path / "wavenet").write_text('#!/usr/bin/env bash\necho "$@"\n')
+    (tmp_path / "wavenet").chmod(0o755)
+
+    def trainers(**variables: str) -> list[list[str]]:
+        done = _run(corpus, "2", "4", programs=tmp_path, KATHLEEN="recordings", **variables)
+        commands = [line.split() for line in done.stdout.splitlines() if not line.startswith("==")]
+        return [[word for word in command if word.startswith("trainer=")] for command in commands]
+
+    assert trainers(TRAINER="tiny") == [["trainer=classifier"], ["trainer=tiny"], ["trainer=tiny"]]
+    assert trainers(CLASSIFIER_TRAINER="tiny", TRAINER="short") == [["trainer=tiny"]] + 2 * [["trainer=short"]]
 
 
 def test_stages_that_are_not_there_are_refused() -> None:
