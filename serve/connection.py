@@ -110,6 +110,11 @@ class _Reading(asyncio.Protocol):
 
     transport: Any
 
+    def eof_received(self) -> None:
+        """asyncio closes now, and would wait for ever until what was written has been read."""
+        super().eof_received()
+        self.transport.close()
+
     def pause_writing(self) -> None:
         super().pause_writing()
         self.transport.pause()
@@ -155,6 +160,9 @@ class PatientProtocol(_Reading, H11Protocol):
         self._expect_head(last)
 
     def send_400_response(self, msg: str) -> None:
+        if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):  # it has been answered already
+            self.transport.close()
+            return
         problem = Problem(
             400, "the bytes that came are no request of HTTP/1.1: send one", Connection="close"
         ).response()

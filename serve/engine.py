@@ -3,7 +3,7 @@
 A new utterance has its first turn next, with a small piece, so that its sound begins soon; then all of a batch get
 equally many samples (start-time fair queueing, Goyal et al. 1996), so that a long one never keeps a short one waiting
 for longer than a piece. With an empty queue nothing waits. Where pieces are computed in real batches (on a GPU) one
-turn is for the whole batch.
+turn is for all of one model, whoever of them it belongs to.
 """
 
 import asyncio
@@ -173,6 +173,8 @@ class Engine:
     def _stirring(self) -> list[Job]:
         """Who has something to be done, as soon as there is somebody."""
         with self._changed:
+            if not any(job.stirs for job in self._jobs):
+                self._metrics.queue.set(0)
             self._changed.wait_for(lambda: self._stopped or any(job.stirs for job in self._jobs))
             return [] if self._stopped else [job for job in self._jobs if job.stirs]
 
@@ -192,11 +194,14 @@ class Engine:
             self._leave(job)
 
     def _turn(self, batch: list[Job]) -> list[Job]:
-        """The one whose clock is behind; who had nothing to be said for a while is none the better off for it."""
+        """The one whose clock is behind, at first who has not spoken yet.
+
+        Who had nothing to be said for a while is none the better off for it.
+        """
         self._metrics.batch.observe(len(batch))
         for job in batch:
             job.clock = max(job.clock, self._clock)
-        first = min(batch, key=lambda job: job.clock)
+        first = min(batch, key=lambda job: (job.clock, job.seconds > 0))
         self._clock = first.clock
         student = first.stream.student
         if student.packed is not None:

@@ -49,7 +49,7 @@ class Metrics:
         )
         self.queue = Gauge(
             "wavenet_queue_length",
-            "Utterances that wait for their first turn",
+            "Utterances with something to say, but no place among those that take turns",
             registry=registry,
             multiprocess_mode="livesum",
         )

@@ -20,6 +20,7 @@ from serve.settings import ServeConfig
 P = ParamSpec("P")
 R = TypeVar("R")
 logger = logging.getLogger("serve")
+_PORTS = {"http": ":80", "https": ":443"}  # which an origin leaves out, and a Host may have
 
 
 class Service:
@@ -168,7 +169,10 @@ class Service:
 def _foreign(headers: Headers) -> Problem | None:
     """A browser sends what any page asks it to send to this machine, and says from which page."""
     origin, host = headers.get("origin"), headers.get("host", "")
-    if origin is None or origin.lower().endswith(f"://{host.lower()}"):
+    if origin is None:
+        return None
+    scheme = origin.lower().partition("://")[0]
+    if origin.lower() == f"{scheme}://{host.lower().removesuffix(_PORTS.get(scheme, ''))}":
         return None
     return Problem(
         403,

@@ -155,9 +155,11 @@ def test_pages_of_other_origins_are_sent_away(open_app: Callable[..., Any], body
     assert denied.value.status_code == 403
 
 
-def test_the_page_of_this_server_is_let_in(open_app: Callable[..., Any], body: dict[str, Any]) -> None:
+@pytest.mark.parametrize("host", ["testserver", "TestServer", "testserver:443"])
+def test_the_page_of_this_server_is_let_in(open_app: Callable[..., Any], body: dict[str, Any], host: str) -> None:
     client, _ = open_app()
     client.headers["Origin"] = "https://TestServer"  # before which somebody else may do the TLS
+    client.headers["Host"] = host
     assert client.post("/v1/synthesize", **body).status_code == 200
     with client.websocket_connect("/v1/stream") as socket:
         socket.send_json({"type": "start"})

@@ -25,7 +25,7 @@ Speak = Callable[..., list[Wave]]
 MEL = np.zeros((3, 2), np.float32)
 SAMPLES = np.arange(4, dtype=np.float32)
 MANY = 1000  # chunks, more than there is time for before the connection ends
-SILENCE = 0.2  # s
+SILENCE = 1.0  # s; within which a handshake is done
 SOON = 20.0  # s
 
 
@@ -173,15 +173,17 @@ def test_what_the_caller_raises_ends_the_conversation(speak: Speak) -> None:
 
 @both
 def test_a_server_that_says_nothing_is_not_waited_for(speak: Speak) -> None:
-    over = Event()
+    begun, over = Event(), Event()
 
     def converse(socket: ServerConnection) -> None:
+        begun.set()
         over.wait(SOON)
 
     with serving(converse) as url:
         try:
             with pytest.raises(TimeoutError):
                 speak(url, iter([MEL]), timeout=SILENCE)
+            assert begun.is_set()
         finally:
             over.set()
 

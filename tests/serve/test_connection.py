@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import functools
+import logging
 import select
 import socket
 import threading
@@ -152,6 +153,11 @@ async def whole_and_closed(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": bytes(60_000)})
 
 
+async def whole_and_kept(scope: Any, receive: Any, send: Any) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"60000")]})
+    await send({"type": "http.response.body", "body": bytes(60_000)})
+
+
 async def endless(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.start", "status": 200, "headers": []})
     with contextlib.suppress(ClientGone):
@@ -179,6 +185,15 @@ async def farewell(scope: Any, receive: Any, send: Any) -> None:
     ids=["whole", "whole and closed", "endless", "talkative", "farewell"],
 )
 def test_who_stays_and_does_not_read_is_let_go(app: Any, head: bytes) -> None:
+    stays_and_is_let_go(app, head, speechless=False)
+
+
+def test_who_does_not_read_and_will_not_write_is_let_go() -> None:
+    """asyncio then closes the connection by itself, as soon as what was written has been read."""
+    stays_and_is_let_go(whole_and_kept, GET, speechless=True)
+
+
+def stays_and_is_let_go(app: Any, head: bytes, speechless: bool) -> None:
     """Whatever is left of the answer, however it is sent: the application's task ends, and the connection too."""
     ended = threading.Event()
 
@@ -194,6 +209,8 @@ def test_who_stays_and_does_not_read_is_let_go(app: Any, head: bytes) -> None:
             silent.connect(("127.0.0.1", port))
             silent.sendall(head)
             assert ended.wait(30)
+            if speechless:
+                silent.shutdown(socket.SHUT_WR)
             poll = select.poll()
             poll.register(silent, 0)  # hung up, or an error
             return poll.poll(30_000)
@@ -203,6 +220,29 @@ def test_who_stays_and_does_not_read_is_let_go(app: Any, head: bytes) -> None:
             return await asyncio.to_thread(stay, port)
 
     assert asyncio.run(run())
+
+
+async def refusing(scope: Any, receive: Any, send: Any) -> None:
+    """Without reading the body."""
+    await send({"type": "http.response.start", "status": 401, "headers": [(b"content-length", b"0")]})
+    await send({"type": "http.response.body"})
+
+
+def test_what_is_no_http_after_an_answer_ends_the_connection(caplog: pytest.LogCaptureFixture) -> None:
+    async def run() -> bytes:
+        async with serving(refusing) as port:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
+            head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20)
+            writer.write(b"no length\r\n")
+            rest = await asyncio.wait_for(reader.read(), 20)
+            writer.close()
+            return head + rest
+
+    with caplog.at_level(logging.ERROR):
+        said = asyncio.run(run())
+    assert said.startswith(b"HTTP/1.1 401") and b"400" not in said
+    assert not caplog.records
 
 
 def test_answers_are_sent_at_once() -> None:

@@ -128,6 +128,48 @@ def test_who_comes_late_gets_as_many_samples_as_the_others(
     assert 0 < others <= own + LARGEST_PIECE
 
 
+def test_who_comes_is_next_though_many_have_come_before(
+    make_engine: Callable[..., Engine],
+    toy_vocoder: Vocoder,
+    toy_utterance: Utterance,
+    turns: list[list[int]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """All of them at once, so that their clocks are equal."""
+    engine, mel, fed = make_engine(batch=8), toy_utterance(400), threading.Event()
+    spy = StreamingStudent.advance
+
+    def advance(self: StreamingStudent, streams: list[Any]) -> list[torch.Tensor]:
+        pieces = spy(self, streams)
+        if len(turns) == 10:
+            assert fed.wait(30)  # the last has come
+        return pieces
+
+    monkeypatch.setattr(StreamingStudent, "advance", advance)
+
+    async def one(seed: int, there: asyncio.Barrier) -> None:
+        with engine.speak(toy_vocoder.begin(seed=seed)) as job:
+            job.feed(toy_vocoder.frames(mel))
+            job.end()
+            await there.wait()
+            if not engine.alive:
+                engine.start()
+            await hear(job)
+
+    async def everything() -> None:
+        there = asyncio.Barrier(7)
+        first = [asyncio.create_task(one(seed, there)) for seed in range(7)]
+        while len(turns) < 10:
+            await asyncio.sleep(0.01)
+        last = asyncio.create_task(one(7, asyncio.Barrier(1)))
+        await asyncio.sleep(0)
+        fed.set()
+        await asyncio.gather(*first, last)
+
+    asyncio.run(everything())
+    assert [seed for step in turns for seed in step].index(7) == 10
+
+
 def test_where_nothing_is_carried_on_a_batch_is_one_pass(
     make_engine: Callable[..., Engine],
     toy_student: Any,

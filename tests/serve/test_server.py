@@ -387,7 +387,7 @@ def test_a_new_checkpoint_is_spoken_with_and_a_broken_one_is_not(
     assert answer.status_code == 409
     assert str(voices) not in answer.text
     server.process.send_signal(signal.SIGHUP)
-    time.sleep(0.5)
+    server.wait_until(lambda: server.log.read_text().count("the old ones are kept") == 2, "refusal")
     assert_same(client.synthesize(mel, seed=1)[0], new)
 
     loaded = client.models()[0]["loaded"]
