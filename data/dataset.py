@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from data.arrays import load_feature
 from data.audio import PCM_SCALE, from_pcm
 from data.manifest import FORMAT, DataError, Entry, Split, read_manifest
 from data.mel import GAIN_LIMIT, MelConfig, gained_mel
@@ -146,17 +147,7 @@ class PreparedCorpus:
         return self._load("mel", entry, np.float32, (self.mel.n_mels, entry.frames))
 
     def _load(self, kind: str, entry: Entry, dtype: type, shape: tuple[int, ...]) -> npt.NDArray[Any]:
-        path = self.folder / kind / f"{entry.id}.npy"
-        try:
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise DataError(f"{path}: cannot be read ({error}); run `wavenet prepare` again") from error
-        if array.dtype != dtype or array.shape != shape:
-            raise DataError(
-                f"{path}: holds {array.dtype} {array.shape}, the manifest says {np.dtype(dtype)} {shape}; "
-                "remove the file and run `wavenet prepare` again"
-            )
-        return array
+        return load_feature(self.folder, kind, entry, dtype, shape)
 
 
 class CropDataset(Dataset[Crop]):

@@ -18,6 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from data.arrays import load_npy
+
 POWER_FLOOR = 1e-20  # keeps sqrt differentiable at digital silence; 1e-10 in magnitude is far below any mel floor
 GAIN_LIMIT = 4.0  # a mel stored with floor / GAIN_LIMIT gives that of g times the waveform, g <= GAIN_LIMIT, exactly
 BELOW, ABOVE = 1.5, 2.0  # nats by which an acoustic model's mel may overshoot what a recording can reach
@@ -199,18 +201,18 @@ def load_mel(path: str | os.PathLike[str], config: MelConfig) -> npt.NDArray[np.
     """Read a `.npy` file with a mel (M, L), or (1, M, L), of this config.
 
     Raises:
-        MelError: the file is missing or no plain `.npy` array, or `check_mel` refuses its content.
+        MelError: the file is missing, not permitted to be read or no plain `.npy` array, or `check_mel` refuses its
+            content.
     """
     path = Path(path)
     if not path.is_file():
         raise MelError(f"{path}: there is no such file; check the path")
     try:
-        with path.open("rb") as file:
-            mel = np.lib.format.read_array(file, allow_pickle=False)
-    except Exception as error:  # a damaged header raises whatever Python's tokenizer, its parser or malloc do
-        raise MelError(
-            f"{path}: not a plain .npy array ({error}); save it with np.save(path, mel.astype(np.float32))"
-        ) from error
+        mel = load_npy(path)
+    except OSError as error:
+        raise MelError(f"{path}: cannot be read ({error.strerror}); mend that, or give another file") from error
+    except ValueError as error:
+        raise MelError(f"{path}: {error}; save it with np.save(path, mel.astype(np.float32))") from error
     if mel.ndim == 3 and len(mel) == 1:
         mel = mel[0]
     if mel.ndim != 2:
@@ -219,4 +221,4 @@ def load_mel(path: str | os.PathLike[str], config: MelConfig) -> npt.NDArray[np.
         check_mel(mel, config)
     except MelError as error:
         raise MelError(f"{path}: {error}") from None
-    return mel.astype(np.float32)
+    return np.array(mel, np.float32)

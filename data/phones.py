@@ -5,7 +5,6 @@ DIR/phones/ID.npy    int16 (L,)
 DIR/texts.json       id -> hash of the text that was labelled
 """
 
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor
 
 from data.alignment import align
+from data.arrays import load_feature, load_npy, save_npy
 from data.atomic import write_atomic
 from data.audio import AudioError
 from data.corpora import CorpusKind, Skip
@@ -78,7 +78,7 @@ def label_corpus(corpus: PreparedCorpus, voice: str, workers: int | None) -> Pho
         )
     left_out = [Skip(entry.id, "no text") for entry in entries if not entry.text]
     names = _claim(folder, voice)
-    _forget_replaced(folder, with_text)
+    _forget_replaced(folder, entries)
     open_entries = [entry for entry in with_text if not _is_labelled(folder, entry)]
     voices = corpus.speakers if _is_synthetic(folder) else [voice] * len(corpus.speakers)
     process = partial(_phones_of, folder=folder, voices=voices, config=corpus.mel)
@@ -90,9 +90,7 @@ def label_corpus(corpus: PreparedCorpus, voice: str, workers: int | None) -> Pho
         if new:
             names += new
             _write_names(folder, voice, names)  # before the labels that need them
-        buffer = io.BytesIO()
-        np.save(buffer, np.array([names.index(name) for name in found], np.int16), allow_pickle=False)
-        write_atomic(_path(folder, entry), buffer.getvalue())
+        save_npy(_path(folder, entry), np.array([names.index(name) for name in found], np.int16))
     labelled = len(entries) - len(left_out)
     return PhoneReport(folder, names, labelled, len(with_text) - len(open_entries), left_out)
 
@@ -166,7 +164,7 @@ def whole_with_phones(corpus: LabelledCorpus, entry: Entry) -> PhoneBatch:
 
 
 def _phones_of(entry: Entry, folder: Path, voices: list[str], config: MelConfig) -> list[str] | Skip:
-    stored = np.load(folder / "mel" / f"{entry.id}.npy", allow_pickle=False)  # (M, L)
+    stored = load_feature(folder, "mel", entry, np.float32, (config.n_mels, entry.frames))
     try:
         return align(entry.text, voices[entry.speaker], gained_mel(stored, 1.0, config), config)
     except AudioError as error:
@@ -192,11 +190,11 @@ def _claim(folder: Path, voice: str) -> list[str]:
 
 
 def _forget_replaced(folder: Path, entries: list[Entry]) -> None:
-    """Remove the labels of other texts than these."""
+    """Remove the labels of other texts than these, and of what has none."""
     record = folder / "texts.json"
     before, now = read_record(record), {entry.id: hash_text(entry.text) for entry in entries}
     for entry in entries:
-        if before.get(entry.id, now[entry.id]) != now[entry.id]:
+        if not entry.text or before.get(entry.id, now[entry.id]) != now[entry.id]:
             _path(folder, entry).unlink(missing_ok=True)
     write_record(record, before | now)
 
@@ -232,8 +230,8 @@ def _is_synthetic(folder: Path) -> bool:
 
 def _is_labelled(folder: Path, entry: Entry) -> bool:
     try:
-        labels = np.load(_path(folder, entry), mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+        labels = load_npy(_path(folder, entry))
+    except (OSError, ValueError):
         return False
     return labels.dtype == np.int16 and labels.shape == (entry.frames,)
 

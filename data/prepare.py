@@ -13,7 +13,6 @@
 The lower floor makes a random gain exact: log_mel(g x) = max(stored + ln g, ln floor) for every g up to 4.
 """
 
-import io
 import json
 from collections import Counter
 from dataclasses import asdict, dataclass, field, replace
@@ -25,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from data.arrays import load_npy, save_npy
 from data.atomic import LONGEST_NAME, write_atomic
 from data.audio import AudioError, Wave, from_pcm, resample, to_pcm
 from data.corpora import CorpusConfig, Skip, Utterance, list_corpus
@@ -263,11 +263,11 @@ def _process(utterance: Utterance, config: PrepareConfig) -> _Features | Skip:
             return Skip(utterance.id, str(error))
         exact = torch.from_numpy(from_pcm(pcm)).double()
         log = log_mel(exact, replace(mel, floor=mel.floor / GAIN_LIMIT))  # (M, L)
-        write_atomic(mel_path, _npy(log.float().numpy()))
+        save_npy(mel_path, log.float().numpy())
     if config.pitch and not (stored and _shape(f0_path) == (len(pcm) // mel.hop_length,)):
-        write_atomic(f0_path, _npy(fundamental(from_pcm(pcm), mel.sample_rate, mel.hop_length)))
+        save_npy(f0_path, fundamental(from_pcm(pcm), mel.sample_rate, mel.hop_length))
     if not stored:
-        write_atomic(wav_path, _npy(pcm))
+        save_npy(wav_path, pcm)
     return _Features(measure(pcm, mel.sample_rate), source_rate=rate)
 
 
@@ -305,12 +305,6 @@ def _shape(path: Path) -> tuple[int, ...] | None:
 def _load(path: Path) -> npt.NDArray[Any] | None:
     """A stored array, memory-mapped; None if there is none, a part of one, or a damaged one."""
     try:
-        return np.lib.format.open_memmap(path, mode="r")
-    except Exception:  # a damaged header raises whatever Python's tokenizer or parser do
+        return load_npy(path)
+    except (OSError, ValueError):
         return None
-
-
-def _npy(array: npt.NDArray[Any]) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, array, allow_pickle=False)
-    return buffer.getvalue()

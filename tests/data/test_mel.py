@@ -246,3 +246,16 @@ def test_files_that_are_no_plain_arrays_are_refused(tmp_path: Path) -> None:
             load_mel(tmp_path / name, MelConfig())
     with pytest.raises(MelError, match="there is no such file"):
         load_mel(tmp_path / "missing.npy", MelConfig())
+
+
+def test_a_mel_that_the_system_refuses_to_read_is_refused_for_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.save(tmp_path / "mel.npy", a_mel(80, 9))
+
+    def forbid(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(np.lib.format, "open_memmap", forbid)
+    with pytest.raises(MelError, match=r"mel\.npy: cannot be read \(Permission denied\); mend that"):
+        load_mel(tmp_path / "mel.npy", MelConfig())

@@ -82,6 +82,21 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(labelled: Path) -> None:
     assert labels(labelled) == whole
 
 
+@pytest.mark.parametrize("content", [b"PK\x03\x04 as of an .npz", b"\x93NUMPY\x01\x00\x01\x00{"])
+def test_damaged_labels_are_made_anew_and_damaged_features_refused_by_name(labelled: Path, content: bytes) -> None:
+    whole, (entry, *_) = labels(labelled), all_entries(LabelledCorpus(labelled))
+    (labelled / "phones" / f"{entry.id}.npy").write_bytes(content)
+    corpus = LabelledCorpus(labelled)
+    with pytest.raises(DataError, match=r"\.npy: cannot be read .*; run `wavenet train-classifier` again"):
+        corpus.phones(entry)
+    assert label_corpus(PreparedCorpus(labelled), "en-us+m3", workers=0).resumed == 5
+    assert labels(labelled) == whole
+    (labelled / "phones" / f"{entry.id}.npy").unlink()
+    (labelled / "mel" / f"{entry.id}.npy").write_bytes(content)
+    with pytest.raises(DataError, match=r"\.npy: cannot be read .*; run `wavenet prepare` again"):
+        label_corpus(PreparedCorpus(labelled), "en-us+m3", workers=0)
+
+
 @pytest.mark.slow
 def test_processes_write_what_one_writes(fresh: Path, labelled: Path) -> None:
     label_corpus(PreparedCorpus(fresh), "en-us+m3", workers=2)
@@ -108,6 +123,17 @@ def test_a_text_that_was_replaced_is_labelled_again_and_no_other(labelled: Path)
     changed = {name for name, content in labels(labelled).items() if before[name] != content}
     assert changed - {"phones.json"} == {f"{one.id}.npy"}
     assert label_corpus(PreparedCorpus(labelled), "en-us+m3", workers=0).resumed == 6
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_a_text_that_was_emptied_has_no_labels_any_more(recorded: bool, labelled: Path) -> None:
+    one, *rest = all_entries(PreparedCorpus(labelled))
+    rewrite_texts(labelled, {one.id: ""})
+    if not recorded:
+        (labelled / "texts.json").unlink()
+    report = label_corpus(PreparedCorpus(labelled), "en-us+m3", workers=0)
+    assert [skip.name for skip in report.left_out] == [one.id]
+    assert [entry.id for entry in all_entries(LabelledCorpus(labelled))] == [entry.id for entry in rest]
 
 
 def test_labels_from_before_texts_were_kept_are_read_and_stay(labelled: Path) -> None:
