@@ -1,5 +1,5 @@
 # make demo    speech -> teacher -> student -> wav files and a benchmark, under runs/demo; with CORPUS=FOLDER, of your
-#              recordings, under runs/demo-FOLDER; DEMO=DIR names another folder
+#              recordings, under runs/demo-FOLDER-HASH; DEMO=DIR names another folder
 # make test    ruff, mypy, import-linter and the quick tests
 # make chain   the slow tests: the whole chain at toy size
 #

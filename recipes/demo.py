@@ -7,6 +7,8 @@ STAGE is prepare, train or distill, FIELD one of `wavenet STAGE`. Stopped at any
 there.
 """
 
+import hashlib
+import os
 import sys
 import time
 from pathlib import Path
@@ -15,10 +17,10 @@ from typing import Annotated
 import torch
 import typer
 
-from data.audio import AudioError, Wave, read_audio, write_wav
-from data.corpora import list_corpus
+from data.audio import AudioError, Wave, read_audio, resample, write_wav
+from data.corpora import Utterance, list_corpus
 from data.dataset import PreparedCorpus
-from data.mel import log_mel
+from data.mel import MelError, log_mel
 from data.prepare import PrepareConfig, prepare
 from recipes import benchmark, evaluate
 from recipes.cli import report_errors
@@ -32,6 +34,8 @@ from wavenet.metrics import griffin_lim
 from wavenet.sampling.generate import Backend
 
 STAGES = ("prepare", "train", "distill")
+FOLDERS = ("out", "run", "trainer.run")
+OUT = "--out DIR; of make: DEMO=DIR"
 VOICE = "kathleen"
 HELD_OUT = 5  # utterances of the test split that the student says
 BY_TEACHER = 2  # of them, said by the teacher too, one sample at a time
@@ -41,7 +45,7 @@ SECONDS, REPEATS = 2.0, 3  # of what is timed
 def main(
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[STAGE.FIELD=VALUE]...", show_default=False)] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for everything.", show_default="runs/demo, runs/demo-FOLDER")
+        Path | None, typer.Option(help="Folder for everything.", show_default="runs/demo, runs/demo-FOLDER-HASH")
     ] = None,
     corpus: Annotated[Path | None, typer.Option(help="Folder of recordings instead of synthetic speech.")] = None,
 ) -> None:
@@ -49,22 +53,24 @@ def main(
     started = time.perf_counter()
     out = default_folder(corpus) if out is None else out
     given = by_stage(overrides or [])
-    source = ["corpus=espeak"] if corpus is None else ["corpus=folder", f"corpus.root={corpus}"]
+    source = ["corpus=espeak"] if corpus is None else ["corpus=folder", _path("corpus.root", corpus)]
     data, teacher, student = out / "data", out / "teacher", out / "student"
-    prepared = configure("prepare", [*source, f"out={data}", "pitch=true", *given["prepare"]], PrepareConfig)
+    prepared = configure("prepare", [*source, _path("out", data), "pitch=true", *given["prepare"]], PrepareConfig)
+    utterances, _ = list_corpus(prepared.corpus)
+    if not utterances:
+        raise ValueError(f"{prepared.corpus.root}: no sound files in this corpus; name a folder that holds recordings")
+    training(out, len({utterance.speaker for utterance in utterances}), given)  # refuses now, rather than after hours
 
-    _say("1/6 speak with the voice that ships")
-    print(greet(out / "hello", prepared))
+    _say(f"1/6 speak with the voice that ships; everything goes to {out}")
+    print(greet(out / "hello", prepared, utterances))
     _say("2/6 prepare the corpus")
     print(prepare(prepared))
     voices = PreparedCorpus(data)
-    experiment = "adapt" if len(voices.speakers) == 1 else "demo"
+    teaching, distilling = training(out, len(voices.speakers), given)
     _say("3/6 train the teacher")
-    fields = [f"experiment={experiment}_teacher", f"data={data}", f"run={teacher}"]
-    _finished(train(configure("train", [*fields, *given["train"]], TrainConfig)))
+    _finished(train(teaching))
     _say("4/6 distil the student")
-    fields = [f"experiment={experiment}_student", f"data={data}", f"teacher_checkpoint={teacher}", f"run={student}"]
-    _finished(distill(configure("distill", [*fields, *given["distill"]], DistillConfig)))
+    _finished(distill(distilling))
     _say("5/6 say held-out sentences")
     picture = speak(out, voices, teacher, student)
     _say("6/6 judge and time")
@@ -84,46 +90,67 @@ def main(
 
 
 def default_folder(corpus: Path | None) -> Path:
-    """One for each corpus: a folder holds what was prepared from one."""
-    return Path("runs/demo" if corpus is None else f"runs/demo-{corpus.resolve().name}")
+    """One for each corpus: its name, to be read, and a hash of where it is."""
+    if corpus is None:
+        return Path("runs/demo")
+    place = corpus.resolve()
+    return Path(f"runs/demo-{place.name[:40]}-{hashlib.sha256(os.fsencode(place)).hexdigest()[:8]}")
 
 
 def by_stage(overrides: list[str]) -> dict[str, list[str]]:
     """`train.trainer.steps=9` is trainer.steps=9 for `train`.
 
     Raises:
-        ConfigError: another stage.
+        ConfigError: another stage, no value, or one of the folders, which the next stage reads.
     """
     given: dict[str, list[str]] = {stage: [] for stage in STAGES}
     for override in overrides:
         stage, _, field = override.partition(".")
+        name, equals, _ = field.partition("=")
         if stage not in given:
             raise ConfigError(f"{override}: there is no stage {stage!r}; begin with one of {', '.join(STAGES)}")
+        if not equals:
+            raise ConfigError(f"{override}: not of the form STAGE.FIELD=VALUE; give a value, as train.trainer.steps=9")
+        if name.lstrip("+") in FOLDERS:
+            raise ConfigError(f"{override}: the stages find one another in one folder; choose it with {OUT}")
         given[stage].append(field)
     return given
 
 
-def greet(folder: Path, config: PrepareConfig) -> Summary:
-    """The first utterance of the corpus that can be read, as it is, and as the shipped voice says it from its mel.
+def training(out: Path, speakers: int, given: dict[str, list[str]]) -> tuple[TrainConfig, DistillConfig]:
+    """What `train` and `distill` are to do.
+
+    Raises:
+        ConfigError: an override that they do not know, or not with this value.
+    """
+    kind = "adapt" if speakers == 1 else "demo"
+    data, teacher = _path("data", out / "data"), out / "teacher"
+    fields = [f"experiment={kind}_teacher", data, _path("run", teacher), *given["train"]]
+    teaching = configure("train", fields, TrainConfig)
+    origin = _path("teacher_checkpoint", teacher)
+    fields = [f"experiment={kind}_student", data, origin, _path("run", out / "student"), *given["distill"]]
+    return teaching, configure("distill", fields, DistillConfig)
+
+
+def greet(folder: Path, config: PrepareConfig, utterances: list[Utterance]) -> Summary:
+    """The first utterance that has a mel, as it is, and as the shipped voice says it from that.
 
     Raises:
         ValueError: there is none.
     """
-    utterances, _ = list_corpus(config.corpus)
-    if not utterances:
-        raise ValueError(f"{config.corpus.root}: no sound files in this corpus; name a folder that holds recordings")
-    folder.mkdir(parents=True, exist_ok=True)
     for utterance in utterances:
         try:
             wav, rate = utterance.read()
-        except AudioError as error:
-            reason = error  # `prepare` tells all of them
+            log_mel(torch.from_numpy(resample(wav, rate, config.mel.sample_rate)), config.mel)
+        except (AudioError, MelError) as error:
+            reason = f"{utterance.id}: {error}"  # `prepare` tells all of them
             continue
-        source = folder / f"{utterance.id}.wav"
+        folder.mkdir(parents=True, exist_ok=True)
+        source = folder / "hello.wav"
         write_wav(source, wav, rate)
         return synthesize(Options([source], Path(VOICE), folder / VOICE))
     raise ValueError(
-        f"{config.corpus.root}: none of its {len(utterances)} sound files can be read, as the last: {reason}"
+        f"{config.corpus.root}: none of its {len(utterances)} sound files can be spoken, as the last: {reason}"
     )
 
 
@@ -150,6 +177,12 @@ def speak(out: Path, corpus: PreparedCorpus, teacher: Path, student: Path) -> Pa
     picture = out / "spectrograms.png"
     draw_mels(picture, {who: mel_of(who) for who in ("original", "student", "teacher", "griffin-lim")}, corpus.mel)
     return picture
+
+
+def _path(field: str, path: Path) -> str:
+    """FIELD='PATH': whatever characters it has."""
+    quoted = str(path).replace("'", r"\'")
+    return f"{field}='{quoted}'"
 
 
 def _say(text: str) -> None:
