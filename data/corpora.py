@@ -61,6 +61,9 @@ class Utterance:
     text: str
     speaker: str
 
+    def __post_init__(self) -> None:
+        self.speaker = as_text(self.speaker)  # a folder's name
+
     def read(self) -> tuple[Wave, int]:
         """The waveform (T,) and its sampling rate; AudioError where there is none."""
         return speak(self.text, self.speaker) if self.path is None else read_audio(self.path)
@@ -72,6 +75,14 @@ class Skip:
 
     name: str
     reason: str
+
+    def __post_init__(self) -> None:
+        self.name, self.reason = as_text(self.name), as_text(self.reason)
+
+
+def as_text(name: str) -> str:
+    """The name of a file, with ? for what is not UTF-8 in it: fit to be printed and written."""
+    return name.encode(errors="replace").decode()
 
 
 def list_corpus(config: CorpusConfig) -> tuple[list[Utterance], list[Skip]]:

@@ -27,7 +27,7 @@ import torch
 from data.arrays import load_npy, save_npy
 from data.atomic import LONGEST_NAME, write_atomic
 from data.audio import AudioError, Wave, from_pcm, resample, to_pcm
-from data.corpora import CorpusConfig, Skip, Utterance, list_corpus
+from data.corpora import CorpusConfig, Skip, Utterance, as_text, list_corpus
 from data.levels import CorpusLevels, Levels, corpus_levels, measure
 from data.manifest import FORMAT, DataError, Entry, Split, assign_splits, write_manifest
 from data.mel import GAIN_LIMIT, MelConfig, log_mel
@@ -172,11 +172,10 @@ def _nameable(utterances: list[Utterance]) -> tuple[list[Utterance], list[Skip]]
     """Those whose ids can name files on every machine, and the others."""
     fit, skipped = [], []
     for utterance in utterances:
-        name = utterance.id.encode(errors="replace")
-        if name.decode() != utterance.id:
-            skipped.append(Skip(name.decode(), "its name is not UTF-8; rename it"))
-        elif len(name) > LONGEST_ID:
-            reason = f"a name of {len(name)} bytes, but that of an .npy file has at most {LONGEST_ID}; shorten it"
+        if as_text(utterance.id) != utterance.id:
+            skipped.append(Skip(utterance.id, "its name is not UTF-8; rename it"))
+        elif (length := len(utterance.id.encode())) > LONGEST_ID:
+            reason = f"a name of {length} bytes, but that of an .npy file has at most {LONGEST_ID}; shorten it"
             skipped.append(Skip(utterance.id, reason))
         else:
             fit.append(utterance)

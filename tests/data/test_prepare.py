@@ -195,6 +195,24 @@ def test_a_file_that_cannot_be_read_or_named_ends_nothing(
     assert (out / "wav" / f"{'l' * 248}.npy").is_file()
 
 
+@pytest.mark.parametrize("metadata", ["", "id|text\ngood0|a\ngood1|b\ngood2|c\n"])
+def test_folders_whose_names_are_not_utf8_can_be_reported_and_be_a_speaker(
+    metadata: str, tmp_path: Path, small_mel: MelConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / os.fsdecode(b"caf\xe9")
+    (root / os.fsdecode(b"th\xe9")).mkdir(parents=True)
+    for n in range(3):
+        write_noise(tmp_path / f"good{n}.wav")
+        (tmp_path / f"good{n}.wav").rename(root / f"good{n}.wav")
+    (root / os.fsdecode(b"th\xe9") / "bad.wav").write_bytes(b"no sound")
+    if metadata:
+        (root / "metadata.csv").write_text(metadata, encoding="utf-8")
+    monkeypatch.chdir(root)
+    report = prepare(folder_config(Path(), small_mel, tmp_path / "out"))
+    assert "th?/bad.wav" in str(report).encode().decode()
+    assert PreparedCorpus(tmp_path / "out").speakers == report.speakers == ["caf?"]
+
+
 def prepared_copy(config: PrepareConfig, recordings: Path, folder: Path) -> tuple[Path, PrepareConfig]:
     """Recordings that a test may change, in FOLDER/in, prepared into FOLDER/out."""
     root = Path(shutil.copytree(recordings, folder / "in"))
