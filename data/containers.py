@@ -89,9 +89,14 @@ def _in_chunks(file: BinaryIO, end: int, chunks: Chunks) -> tuple[int, int] | No
 
 def _check_pages(file: BinaryIO, end: int) -> None:
     """Pages of OGG promise no length, but the last one says that it is the last."""
-    file.seek(max(0, end - MOST_OF_A_PAGE))
-    tail = file.read()
+    reach, tail = MOST_OF_A_PAGE, b""
+    while b"OggS" not in tail:  # bytes of something else follow the pages; the file begins with one
+        file.seek(max(0, end - reach))
+        tail = file.read()
+        reach *= 2
     page = tail[tail.rfind(b"OggS") :]
-    segments = page[PAGE : PAGE + page[PAGE - 1]] if len(page) >= PAGE else b""
-    if not segments or not page[5] & LAST or len(page) < PAGE + len(segments) + sum(segments):
-        raise MissingPartError("a last page")
+    if len(page) >= PAGE and page[5] & LAST:
+        segments = page[PAGE - 1]
+        if len(page) >= PAGE + segments + sum(page[PAGE : PAGE + segments]):
+            return
+    raise MissingPartError("a last page")

@@ -18,7 +18,7 @@ from data.audio import (
     to_pcm,
     write_wav,
 )
-from data.containers import sample_bytes
+from data.containers import LAST, PAGE, sample_bytes
 
 RATE = 16000
 
@@ -51,6 +51,40 @@ def test_the_beginning_of_a_file_is_no_sound(kind: str, endian: str, share: floa
     part.write_bytes(whole.read_bytes()[: round(share * whole.stat().st_size)])
     with pytest.raises(AudioError, match=r"part: (truncated|not a readable)"):
         read_audio(part)
+
+
+def ogg_page(head: bytes, flags: int, body: bytes = b"") -> bytes:
+    """`head`, from `OggS` to the table of segments, with other flags and the checksum that follows."""
+    page = bytearray(head[:5] + bytes([flags]) + head[6:22] + bytes(4) + head[26:] + body)
+    checksum = 0
+    for byte in page:
+        checksum ^= byte << 24
+        for _ in range(8):
+            checksum = (checksum << 1 ^ 0x104C11DB7 * (checksum >> 31)) & 0xFFFFFFFF
+    page[22:26] = checksum.to_bytes(4, "little")
+    return bytes(page)
+
+
+def ogg_with_an_empty_last_page() -> bytes:
+    """RFC 3533 allows it where a stream ends later than its last sample was known."""
+    file = io.BytesIO()
+    soundfile.write(file, tone(), RATE, format="OGG")
+    pages, _, last = file.getvalue().rpartition(b"OggS")
+    head = b"OggS" + last[: 23 + last[22]]
+    number = int.from_bytes(head[18:22], "little")
+    nil = head[:18] + (number + 1).to_bytes(4, "little") + bytes(5)
+    return pages + ogg_page(head, 0, last[23 + last[22] :]) + ogg_page(nil, LAST)
+
+
+@pytest.mark.parametrize("trailing", [0, 100, 70_000, 300_000])
+def test_an_ogg_is_whole_whatever_follows_its_last_page_and_be_that_empty(trailing: int, tmp_path: Path) -> None:
+    whole = ogg_with_an_empty_last_page()
+    (tmp_path / "whole").write_bytes(whole + bytes(trailing))
+    assert len(read_audio(tmp_path / "whole")[0]) == 8000
+    for end in (1, PAGE, PAGE + 1):  # bytes that are missing
+        (tmp_path / "part").write_bytes(whole[:-end])
+        with pytest.raises(AudioError, match="part: truncated: its header promises a last page"):
+            read_audio(tmp_path / "part")
 
 
 @pytest.mark.parametrize("kind", ["SVX", "VOC", "NIST", "IRCAM", "PAF"])
