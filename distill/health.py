@@ -118,14 +118,15 @@ def diagnose(figures: Mapping[str, float]) -> Verdict:
 
 
 @torch.no_grad()
-def examine(said: Tensor, real: Tensor, rate: int) -> dict[str, float]:
+def examine(said: Tensor, real: Tensor, rate: int, silence_peak: float = SILENCE_PEAK) -> dict[str, float]:
     """What distinguishes the student's waveforms (B, T) from the recordings (B, T), aligned sample by sample.
 
-    Recordings that are silent, as a crop may be (`data.dataset.SILENCE_PEAK`), are left out: they have no level to
-    compare with.
+    Recordings that are silent, as a crop may be, are left out: they have no level to compare with.
 
     Args:
         rate: Hz.
+        silence_peak: a recording with nothing above it is silent; in the unit of `real`. SILENCE_PEAK is of the
+            network's waveform: give SILENCE_PEAK / gain with waveforms at the level of the sound file.
 
     Returns:
         nothing where all recordings are silent, else
@@ -144,10 +145,10 @@ def examine(said: Tensor, real: Tensor, rate: int) -> dict[str, float]:
     """
     if said.dim() != 2 or said.shape != real.shape:
         raise ValueError(f"said is {tuple(said.shape)}, real {tuple(real.shape)}: give two of one shape (B, T)")
-    audible = _audible(real)
-    if not audible.any():
+    heard = audible(real, silence_peak)
+    if not heard.any():
         return {}
-    said, real = said[audible], real[audible]
+    said, real = said[heard], real[heard]
     window = 2 ** round(math.log2(WINDOW_SECONDS * rate))
     short = max(0, window - said.shape[1])
     said, real = (F.pad(wav.float(), (0, short)) for wav in (said, real))
@@ -168,17 +169,17 @@ def examine(said: Tensor, real: Tensor, rate: int) -> dict[str, float]:
 @torch.no_grad()
 def examine_scales(log_scale: Tensor, real: Tensor, base: Base) -> dict[str, float]:
     """Moments of the student's log scales (B, T), and how loud the noise is that they let in; as `examine`, without the
-    clips whose recording is silent.
+    clips whose recording is silent. All is of the network's waveform.
 
     Returns:
         nothing where all recordings are silent, else
         log_scale, log_scale_spread, log_scale_most: mean, standard deviation, maximum
         noise_db: mean of |x - loc|, over the mean of the recording's |x| (B, T)
     """
-    audible = _audible(real)
-    if not audible.any():
+    heard = audible(real)
+    if not heard.any():
         return {}
-    log_scale, real = log_scale[audible], real[audible]
+    log_scale, real = log_scale[heard], real[heard]
     magnitude = 2 * math.log(2) if base is Base.logistic else math.sqrt(2 / math.pi)  # E|z|
     figures = {
         "log_scale": log_scale.mean(),
@@ -189,9 +190,9 @@ def examine_scales(log_scale: Tensor, real: Tensor, base: Base) -> dict[str, flo
     return {name: float(value) for name, value in figures.items()}
 
 
-def _audible(real: Tensor) -> Tensor:
-    """Which recordings (B, T) are not silent: (B,)"""
-    return real.abs().amax(dim=1) > SILENCE_PEAK
+def audible(real: Tensor, silence_peak: float = SILENCE_PEAK) -> Tensor:
+    """Which recordings (B, T) are not silent: (B,). The peak is in their unit, as that of `examine`."""
+    return real.abs().amax(dim=1) > silence_peak
 
 
 def _periodicity(wav: Tensor, window: int, rate: int) -> tuple[Tensor, Tensor]:

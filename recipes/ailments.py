@@ -7,6 +7,7 @@ prints the figures of recordings, of good resyntheses of them, and of each failu
 
 import math
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
@@ -15,9 +16,11 @@ import torch
 import typer
 from torch import Tensor
 
-from data.dataset import PreparedCorpus
-from distill.health import diagnose, examine
+from data.dataset import SILENCE_PEAK, PreparedCorpus
+from data.manifest import Entry
+from distill.health import audible, diagnose, examine
 from recipes.cli import report_errors
+from recipes.configuration import ConfigError
 from recipes.provenance import provenance, table
 from wavenet.metrics import griffin_lim
 
@@ -96,11 +99,19 @@ def _rms(wav: Tensor) -> Tensor:
 
 
 def versions(corpus: PreparedCorpus, split: str, clips: int) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
-    """Recordings (T,) of a split, and all that is made of each."""
-    entries = corpus.entries(split)[:clips]
-    waves = [torch.from_numpy(corpus.wav(entry) / np.float32(corpus.gain)) for entry in entries]
+    """The first recordings (T,) of a split that are not silent, and all that is made of each.
+
+    Raises:
+        ConfigError: fewer than two.
+    """
+    recordings = list(islice(_recordings(corpus, split), clips))
+    if len(recordings) < 2:
+        raise ConfigError(
+            f"split {split!r} has too few recordings that are not silent: {len(recordings)}, but one is compared with "
+            "another; choose another split"
+        )
     rate = corpus.mel.sample_rate
-    for n, (entry, wav) in enumerate(zip(entries, waves, strict=True)):
+    for n, (entry, wav) in enumerate(recordings):
         said = torch.from_numpy(griffin_lim(corpus.mel_of(entry), corpus.mel))
         wav = wav[: len(said)]
         yield (
@@ -116,11 +127,19 @@ def versions(corpus: PreparedCorpus, split: str, clips: int) -> Iterator[tuple[T
                 "rumble at -10 dB": rumble(wav, rate, -10),
                 "30 dB quieter": wav / 10**1.5,
                 "whisper": whisper(wav, rate),
-                "another clip": other(wav, waves[n - 1]),
+                "another clip": other(wav, recordings[n - 1][1]),
                 "hum": hum(wav, rate),
                 "noise of scale 1": explode(wav),
             },
         )
+
+
+def _recordings(corpus: PreparedCorpus, split: str) -> Iterator[tuple[Entry, Tensor]]:
+    """Those that are not silent, (T,), at the level of the sound file."""
+    for entry in corpus.entries(split):
+        wav = torch.from_numpy(corpus.wav(entry) / np.float32(corpus.gain))
+        if audible(wav[None], SILENCE_PEAK / corpus.gain):
+            yield entry, wav
 
 
 def judged(corpus: PreparedCorpus, split: str, clips: int) -> dict[str, list[dict[str, float]]]:
@@ -128,7 +147,8 @@ def judged(corpus: PreparedCorpus, split: str, clips: int) -> dict[str, list[dic
     figures: dict[str, list[dict[str, float]]] = {}
     for wav, said in versions(corpus, split, clips):
         for name, version in said.items():
-            figures.setdefault(name, []).append(examine(version[None], wav[None], corpus.mel.sample_rate))
+            found = examine(version[None], wav[None], corpus.mel.sample_rate, SILENCE_PEAK / corpus.gain)
+            figures.setdefault(name, []).append(found)
     return figures
 
 

@@ -110,7 +110,8 @@ def evaluate(options: Options) -> list[Row]:
         (_student if description.kind == "student" else _teacher)(checkpoint, clips, options)
         for checkpoint, description in descriptions.items()
     ]
-    judged = _judge_all(clips, voices, mel, options)
+    gain = max(description.gain for description in descriptions.values())  # a clip is silent if it is so to every model
+    judged = _judge_all(clips, voices, mel, gain, options)
     rows = _rows(clips, voices, judged, mel, options.seed)
     _write(rows, clips, judged, mel, options)
     return rows
@@ -171,9 +172,9 @@ def _speaker(description: Description, clip: Clip) -> torch.Tensor | None:
     return speaker_index(clip.speaker if description.speakers else None, description.speakers)
 
 
-def _judge_all(clips: list[Clip], voices: list[Voice], mel: MelConfig, options: Options) -> list[Judged]:
+def _judge_all(clips: list[Clip], voices: list[Voice], mel: MelConfig, gain: float, options: Options) -> list[Judged]:
     said = [{voice.name: voice.said[n] for voice in voices if voice.said} for n in range(len(clips))]
-    work = partial(_judge_clip, mel=mel, seed=options.seed)
+    work = partial(_judge_clip, mel=mel, gain=gain, seed=options.seed)
     bar = partial(tqdm, total=len(clips), desc="judge", unit="clip")
     workers = min(os.cpu_count() or 1 if options.workers is None else options.workers, len(clips))
     if workers == 0:
@@ -186,7 +187,7 @@ def _judge_all(clips: list[Clip], voices: list[Voice], mel: MelConfig, options: 
             raise RuntimeError("a process that measures was killed (out of memory?): try fewer --workers") from error
 
 
-def _judge_clip(clip: Clip, said: dict[str, Pcm], mel: MelConfig, seed: int) -> Judged:
+def _judge_clip(clip: Clip, said: dict[str, Pcm], mel: MelConfig, gain: float, seed: int) -> Judged:
     griffin_lim(clip.mel[:, :4], mel, iterations=1)  # loads its library, which takes none of the time
     judged = Judged({ORIGINAL: clip.pcm}, {}, {})
     for name, say in BASELINES.items():
@@ -196,7 +197,7 @@ def _judge_clip(clip: Clip, said: dict[str, Pcm], mel: MelConfig, seed: int) -> 
         judged.said[name] = to_pcm(wav)
     judged.said |= said
     for name, pcm in judged.said.items():
-        judged.figures[name] = judge(clip, from_pcm(pcm), mel)
+        judged.figures[name] = judge(clip, from_pcm(pcm), mel, gain)
     return judged
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from data.audio import Wave
+from data.dataset import SILENCE_PEAK
 from data.mel import MelConfig, log_mel
 from data.pitch import fundamental
 from distill.health import diagnose, examine
@@ -87,8 +88,12 @@ class Row:
     verdict: str = ""  # of a student: what ails it, and the remedy
 
 
-def judge(clip: Clip, wav: Wave, mel: MelConfig) -> Figures:
-    """Everything but bits, of a waveform (L hop,) that says the clip again."""
+def judge(clip: Clip, wav: Wave, mel: MelConfig, gain: float) -> Figures:
+    """Everything but bits, of a waveform (L hop,) that says the clip again, at the level of the sound file.
+
+    Args:
+        gain: the network's waveform is the file's times this: whether the clip is silent is said of the network's.
+    """
     reference, rate = clip.wav, mel.sample_rate
     contours = [fundamental(one, rate, hop=round(PITCH_SECONDS * rate)) for one in (reference, wav)]
     measures: dict[str, Callable[[], float]] = {
@@ -105,7 +110,7 @@ def judge(clip: Clip, wav: Wave, mel: MelConfig) -> Figures:
     for key, band in BANDS.items():
         measures[key] = partial(metrics.band_difference, reference, wav, rate, *band)
     said, real = (torch.from_numpy(np.asarray(one))[None] for one in (wav, reference))
-    figures = Figures({}, {}, examine(said, real, rate))
+    figures = Figures({}, {}, examine(said, real, rate, SILENCE_PEAK / gain))
     for key, measure in measures.items():
         try:
             figures.values[key] = measure()

@@ -194,6 +194,16 @@ def test_silent_recordings_have_no_level_to_compare_with_and_are_left_out() -> N
     assert examine_scales(both[2], both[1], Base.logistic) == examine_scales(log_scale, real, Base.logistic)
 
 
+@pytest.mark.parametrize("gain", [0.5, 200.0])
+def test_what_is_silent_is_said_in_the_unit_of_the_recording(gain: float) -> None:
+    """Waveforms of a sound file are the network's over the gain."""
+    real = recording(0)[None]
+    file_level, silent = real / gain, torch.full_like(real, 0.99 * SILENCE_PEAK / gain)
+    figures = examine(0.9 * file_level, file_level, RATE, SILENCE_PEAK / gain)
+    assert figures["level_db"] == pytest.approx(20 * math.log10(0.9), abs=1e-3)
+    assert examine(silent, silent, RATE, SILENCE_PEAK / gain) == {}
+
+
 @pytest.mark.parametrize("rate", [8000, 22050])
 def test_a_rumble_is_told_in_the_pauses(rate: int) -> None:
     real = torch.from_numpy(resample(recording(0).numpy(), RATE, rate))

@@ -33,6 +33,7 @@ from wavenet.sampling.generate import generate
 
 Finished = subprocess.CompletedProcess[str]
 Evaluate = Callable[..., tuple[dict[str, Any], str]]
+GAIN = 1.25  # of the toys
 BASELINES = ["griffin-lim", "world", "noise with the right envelope"]
 
 
@@ -130,14 +131,14 @@ def test_the_figures_are_those_of_the_models(
     distance = log_mel_distance(log_mel(torch.from_numpy(wav), corpus.mel).numpy(), clip.mel)
     assert means(results, -1)["log_mel_l1"] == pytest.approx(distance, rel=1e-4)
     assert results["clips"][0]["figures"][str(toy_student)]["values"] == pytest.approx(
-        judge(clip, wav, corpus.mel).values, rel=1e-3
+        judge(clip, wav, corpus.mel, GAIN).values, rel=1e-3
     )
-    assert results["rows"][-1]["verdict"] == str(diagnose(judge(clip, wav, corpus.mel).health))
+    assert results["rows"][-1]["verdict"] == str(diagnose(judge(clip, wav, corpus.mel, GAIN).health))
     assert [bool(row["verdict"]) for row in results["rows"]] == [row["kind"] == "student" for row in results["rows"]]
 
     model, description = load_teacher(toy_teacher)
     said = generate(model, torch.from_numpy(clip.mel)[None], seed=4)[0] / description.gain
-    figures = judge(clip, from_pcm(to_pcm(said.numpy())), corpus.mel).values
+    figures = judge(clip, from_pcm(to_pcm(said.numpy())), corpus.mel, GAIN).values
     batch = PreparedCorpus(toy_corpus, description.gain).whole(entry)  # at the level that the model knows
     x = model.distribution.quantise(batch.wav)
     with torch.no_grad():
@@ -208,6 +209,20 @@ def test_a_plain_folder_is_judged_as_wavenet_synthesize_speaks_it(
         assert np.abs(players[5 * n + 4][1].astype(int) - wav).max() <= 1  # one goes in a stream, one in a pass
 
 
+def test_a_student_of_a_quiet_corpus_gets_its_verdict(
+    evaluate: Evaluate, make_toy_student: Callable[..., Path], toy_speech: Any, tmp_path: Path
+) -> None:
+    folder = tmp_path / "sounds"
+    folder.mkdir()
+    soundfile.write(folder / "quiet.wav", toy_speech(0.7) / 200, 8000, subtype="PCM_16")
+    verdicts = {}
+    for gain in (1.0, 200.0):
+        results, _ = evaluate("--checkpoint", make_toy_student(gain=gain), "--data", folder)
+        verdicts[gain] = results["rows"][-1]["verdict"]
+        assert all(bool(one["health"]) == (gain > 1) for one in results["clips"][0]["figures"].values())
+    assert not verdicts[1.0] and verdicts[200.0]
+
+
 def test_no_more_clips_than_asked_for_and_never_none(toy_corpus: Path, toy_mel: MelConfig) -> None:
     def read(limit: int | None, seconds: float | None) -> list[str]:
         return [clip.id for clip in read_clips(toy_corpus, "train", toy_mel, limit, seconds)]
@@ -237,9 +252,9 @@ def test_the_page_needs_nothing_else_and_plays_what_was_judged(
         clip = Clip(entry.id, "one", np.array(corpus.pcm(entry)), corpus.mel_of(entry))
         assert np.array_equal(players[len(names) * n][1], clip.pcm)
         for name, pcm in players[len(names) * n :][: len(names)]:
-            judged = {**results["clips"][n]["figures"][name]["values"]}
-            judged.pop("bits", None)
-            assert judge(clip, from_pcm(pcm), corpus.mel).values == judged
+            values = {**results["clips"][n]["figures"][name]["values"]}
+            values.pop("bits", None)
+            assert judge(clip, from_pcm(pcm), corpus.mel, GAIN).values == values
         assert (out / "spectrograms" / f"{entry.id}.png").stat().st_size > 10_000
 
 
