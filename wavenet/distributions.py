@@ -2,8 +2,9 @@
 
 Three views of one prediction:
   log_prob      of the value that the model emits: a class, a 16-bit level, or (Gaussian) a real number
-  log_density   of any real x, inside or beyond [-1, 1]: what likelihoods are reported and distilled in
-  cross_entropy of a one-dimensional student distribution, for distillation (Parallel WaveNet, section 4)
+  log_density   of any real x, inside or beyond [-1, 1]: what likelihoods are reported in
+  cross_entropy of a one-dimensional student distribution, for distillation (Parallel WaveNet, section 4): the mean of
+                -log_density, but for mu-law classes beyond [-1, 1], where it extends p_T by an unnormalised tail
 """
 
 import math
@@ -20,6 +21,7 @@ from wavenet.kernels.ops import logistic_mixture_cross_entropy, logistic_mixture
 from wavenet.noise import normal_noise, uniform_noise
 
 HALF_BIN = 2.0**-16  # half the distance of two 16-bit levels k / 32768
+_NARROWEST = -30.0  # log scale in a student's tails: squares of smaller scales leave float32, and its slopes are NaN
 
 
 class OutputKind(StrEnum):
@@ -65,7 +67,7 @@ class OutputDistribution(ABC):
 
     n_params: int
     n_noise: int  # columns of noise that one sample takes
-    limit: float = math.inf  # of |x|: beyond it the density is zero
+    limit: float = math.inf  # of |x|: beyond it the density is zero, and in `cross_entropy` a tail
 
     @abstractmethod
     def embed(self, x: Tensor) -> Tensor:
@@ -125,7 +127,8 @@ class MuLawCategorical(OutputDistribution):
     """256 classes of mu-law companded amplitude (WaveNet, section 2.2).
 
     The network reads the companded scalar, not a one-hot code, so that a gradient reaches x in distillation. The
-    density is piecewise constant: the probability of a bin over the width of that bin in amplitude.
+    density is piecewise constant: the probability of a bin over the width of that bin in amplitude. Beyond [-1, 1] it
+    is zero, and a student's KL would be infinite: distillation extends it there by an unnormalised exponential tail.
     """
 
     n_params = 256
@@ -159,11 +162,11 @@ class MuLawCategorical(OutputDistribution):
     def cross_entropy(self, params: Tensor, loc: Tensor, log_scale: Tensor, draws: Tensor | None) -> Tensor:
         """Closed form: -sum_b P_S(b) [ln P_T(b) - ln width_b]; the edge bins take the student's tails.
 
-        There the density falls off by e every width of an edge bin: at an even density the KL would fall without end as
-        a student widens, for its entropy grows. So it stays above -ln 2, and what stays in the range pays nothing. For
-        a logistic student E[max(0, x - 1)] = s softplus((loc - 1) / s).
+        Beyond the range p_T is extended, unnormalised: it falls off by e every width of an edge bin, as at an even
+        density the KL would fall without end as a student widens, for its entropy grows. So the KL stays above -ln 2,
+        and what stays in the range pays nothing. For a logistic student E[max(0, x - 1)] = s softplus((loc - 1) / s).
         """
-        edges, scale = self._edges(loc), log_scale.exp()
+        edges, scale = self._edges(loc), log_scale.clamp(min=_NARROWEST).exp()
         cdf = _logistic_cdf(edges[1:-1], loc, log_scale)  # (B, T, 255)
         masses = F.pad(cdf, (0, 1), value=1.0) - F.pad(cdf, (1, 0), value=0.0)  # (B, T, 256)
         within = -(masses * (torch.log_softmax(params, dim=-1) - edges.diff().log())).sum(dim=-1)

@@ -158,6 +158,19 @@ def test_no_student_gains_without_end_on_mu_law_classes(params):
     assert (kl[:, -60:].diff() > 0).all()  # from a scale of 150 on
 
 
+@pytest.mark.parametrize("loc", [-2.0, -1.0, 0.0, 0.3, 1.0, 1.5])
+def test_however_narrow_a_student_mu_law_classes_give_it_finite_slopes(loc):
+    """In float32, where the square of a scale below e^-44 is zero; beside one that is ordinary."""
+    locs = torch.full((1, 3), loc, requires_grad=True)
+    log_scales = torch.tensor([[-5.0, -30.0, -46.0]], requires_grad=True)
+    loss = MuLawCategorical().cross_entropy(torch.zeros(1, 3, 256), locs, log_scales, None)
+    slopes = torch.autograd.grad(loss.sum(), [locs, log_scales])
+    assert loss.isfinite().all() and all(slope.isfinite().all() for slope in slopes)
+    assert abs(slopes[1][0, 2]) < 1e-6
+    if abs(loc) > 1:
+        assert (loc * slopes[0] > 1).all()
+
+
 def test_a_mixture_needs_draws():
     with pytest.raises(AssertionError, match="scored on draws"):
         MOL.cross_entropy(torch.zeros(1, 1, 9), torch.zeros(1, 1), torch.zeros(1, 1), None)
