@@ -1,12 +1,13 @@
-"""Which implementation of the kernels computes: chosen by the tensors' device, or forced."""
+"""Which implementation of the kernels computes: chosen by the tensors' device, or forced; and whether for gradients."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from enum import StrEnum
 from importlib.util import find_spec
 
 import torch
+from torch import Tensor
 
 from wavenet.kernels import native
 
@@ -49,3 +50,8 @@ def best_backend(device: torch.device, dtype: torch.dtype) -> Backend:
     if device.type == "cuda" and dtype != torch.float64 and find_spec("triton") is not None:
         return Backend.triton
     return Backend.reference
+
+
+def needs_gradient(tensors: Iterable[Tensor | None]) -> bool:
+    """Whether a backward pass may follow: parameters ask for gradients also where nobody computes any."""
+    return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from wavenet.kernels import reference
-from wavenet.kernels.backend import forced_backend
-from wavenet.kernels.native import CLong, address, bfloat16_wanted, loaded, needs_gradient
+from wavenet.kernels.backend import forced_backend, needs_gradient
+from wavenet.kernels.native import CLong, address, bfloat16_wanted, loaded
 
 WIDEST = 512  # channels, as in csrc/units.h
 LANES, MOST_TAPS = 16, 3

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from wavenet.kernels import reference
-from wavenet.kernels.backend import forced_backend
-from wavenet.kernels.native import CLong, address, loaded, needs_gradient
+from wavenet.kernels.backend import forced_backend, needs_gradient
+from wavenet.kernels.native import CLong, address, loaded
 
 MOST_COMPONENTS = 256  # sixteen mixtures lie on a thread's stack, 1 KB a component
 
@@ -39,11 +39,11 @@ def logistic_mixture_cross_entropy(
     logits: Tensor, means: Tensor, log_scales: Tensor, loc: Tensor, log_scale: Tensor, draws: Tensor, half_bin: float
 ) -> Tensor:
     """`reference.logistic_mixture_cross_entropy`, which also computes the dtypes that the C kernel has not."""
-    tensors = (logits, means, log_scales, loc, log_scale, draws)
+    tensors = (logits, means, log_scales, loc, log_scale, draws.detach())
     if not _has(tensors):
         return reference.logistic_mixture_cross_entropy(*tensors, half_bin)
     inputs = (tensor.contiguous() for tensor in tensors)
-    return _CrossEntropy.apply(half_bin, needs_gradient(tensors[:-1]), *inputs)  # type: ignore[no-untyped-call]
+    return _CrossEntropy.apply(half_bin, needs_gradient(tensors), *inputs)  # type: ignore[no-untyped-call]
 
 
 def _has(tensors: Sequence[Tensor]) -> bool:

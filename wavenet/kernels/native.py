@@ -18,7 +18,6 @@ import shutil
 import subprocess
 import tempfile
 import warnings
-from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -55,11 +54,6 @@ def address(tensor: Tensor | None) -> ctypes.c_void_p:
             "contiguous memory of the CPU: move all of a kernel's tensors to one device"
         )
     return ctypes.c_void_p(tensor.data_ptr())
-
-
-def needs_gradient(tensors: Iterable[Tensor | None]) -> bool:
-    """Whether a backward pass may follow: parameters ask for gradients also where nobody computes any."""
-    return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
 
 
 def bfloat16_wanted(weight: Tensor) -> bool:

@@ -18,9 +18,9 @@ def gated_activation(hidden: Tensor, bias: Tensor | None, frames: Tensor | None,
     Raises:
         ValueError: shapes that do not fit; a forced backend that cannot compute these tensors.
     """
-    width = hidden.shape[-1]
-    if hidden.dim() != 3 or width % 2:
+    if hidden.dim() != 3 or hidden.shape[2] % 2:
         raise ValueError(f"hidden is {tuple(hidden.shape)}; it must be (B, T, 2G)")
+    width = hidden.shape[2]
     _check("bias", bias, (width,))
     _check_frames(frames, hidden, width, hop, offset)
     return _module("gate", hidden).gated_activation(hidden, bias, frames, hop, offset)
@@ -43,12 +43,14 @@ def residual_layer(
     Raises:
         ValueError: shapes that do not fit; a forced backend that cannot compute these tensors.
     """
+    if x.dim() != 3:
+        raise ValueError(f"x is {tuple(x.shape)}; it must be (B, T, C)")
     B, T, C = x.shape
-    width, outs = weight.shape[0], out_weight.shape[0]
-    if width % 2 or weight.shape[1] % C:
+    if weight.dim() != 2 or weight.shape[0] % 2 or weight.shape[1] % C:
         raise ValueError(f"weight is {tuple(weight.shape)}; for x (B, T, {C}) it must be (2G, K * {C})")
-    if outs < C:
+    if out_weight.dim() != 2 or out_weight.shape[0] < C:
         raise ValueError(f"out_weight is {tuple(out_weight.shape)}; for x (B, T, {C}) it must have {C} rows or more")
+    width, outs = weight.shape[0], out_weight.shape[0]
     _check("bias", bias, (width,))
     _check("out_weight", out_weight, (outs, width // 2))
     _check("out_bias", out_bias, (outs,))
@@ -69,7 +71,7 @@ def logistic_mixture_log_density(
         ValueError: shapes that do not fit; a forced backend that cannot compute these tensors.
     """
     _check_mixture(logits, means, log_scales)
-    _check("x", x, (*logits.shape[:-1], x.shape[-1]))
+    _check_values("x", x, logits)
     return _module("mixture", logits).logistic_mixture_log_density(logits, means, log_scales, x, half_bin)
 
 
@@ -84,7 +86,7 @@ def logistic_mixture_cross_entropy(
     _check_mixture(logits, means, log_scales)
     for name, tensor in (("loc", loc), ("log_scale", log_scale)):
         _check(name, tensor, tuple(logits.shape[:-1]))
-    _check("draws", draws, (*logits.shape[:-1], draws.shape[-1]))
+    _check_values("draws", draws, logits)
     if draws.shape[-1] < 1:
         raise ValueError(f"draws is {tuple(draws.shape)}; a mean needs one or more draws of each mixture")
     entropy = _module("mixture", logits).logistic_mixture_cross_entropy
@@ -128,6 +130,14 @@ def _check_mixture(logits: Tensor, means: Tensor, log_scales: Tensor) -> None:
         raise ValueError(f"logits is {tuple(logits.shape)}; a mixture needs one or more components, (.., K)")
     for name, tensor in (("means", means), ("log_scales", log_scales)):
         _check(name, tensor, tuple(logits.shape))
+
+
+def _check_values(name: str, values: Tensor, logits: Tensor) -> None:
+    """values must be (.., N) for logits (.., K)."""
+    rows = tuple(logits.shape[:-1])
+    if values.dim() != logits.dim() or tuple(values.shape[:-1]) != rows:
+        wanted = ", ".join([*map(str, rows), "N"])
+        raise ValueError(f"{name} is {tuple(values.shape)}; it must be ({wanted})")
 
 
 def _check_frames(frames: Tensor | None, x: Tensor, width: int, hop: int, offset: int) -> None:

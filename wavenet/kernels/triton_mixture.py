@@ -14,7 +14,7 @@ from torch import Tensor
 
 from wavenet.kernels import reference
 from wavenet.kernels import triton_mixture_kernels as kernels
-from wavenet.kernels.backend import forced_backend
+from wavenet.kernels.backend import forced_backend, needs_gradient
 from wavenet.kernels.triton_launch import Launch
 
 MOST_COMPONENTS = 256  # a warp's registers hold one such mixture and its sums
@@ -42,9 +42,8 @@ def logistic_mixture_cross_entropy(
         return reference.logistic_mixture_cross_entropy(*tensors, half_bin)
     R, student = loc.numel(), (loc.reshape(-1), log_scale.reshape(-1))
     mixtures = (tensor.reshape(R, tensor.shape[-1]) for tensor in (logits, means, log_scales))
-    slopes = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors[:-1])
     draws = draws.detach().reshape(R, draws.shape[-1])
-    return _cross_entropy(*mixtures, *student, draws, half_bin, slopes)[0].view(loc.shape)
+    return _cross_entropy(*mixtures, *student, draws, half_bin, needs_gradient(tensors[:-1]))[0].view(loc.shape)
 
 
 def _has(tensors: Sequence[Tensor]) -> bool:

@@ -251,6 +251,18 @@ def test_every_subset_of_gradients_is_that_of_all(op):
                 assert all(torch.equal(grad, slopes[i]) for i, grad in zip(subset, grads, strict=True))
 
 
+@pytest.mark.parametrize("backend", ["native", "reference"])
+def test_draws_get_no_gradient(backend):
+    inputs = problem(OPS[1], (2,), 2, 3)
+    inputs[5].requires_grad_()
+    with use_backend(backend):
+        assert not ops.logistic_mixture_cross_entropy(*inputs, HALF_BIN).requires_grad
+        inputs[3].requires_grad_()
+        value = ops.logistic_mixture_cross_entropy(*inputs, HALF_BIN)
+    loc, draws = torch.autograd.grad(value.sum(), [inputs[3], inputs[5]], allow_unused=True)
+    assert loc.isfinite().all() and draws is None
+
+
 @pytest.mark.parametrize("without", [torch.no_grad, torch.inference_mode])
 def test_without_gradients_none_is_computed_also_of_parameters(without, monkeypatch):
     asked = []
@@ -334,6 +346,14 @@ def test_shapes_that_do_not_fit_are_refused(which, name):
     inputs[which] = inputs[which][:2]
     with pytest.raises(ValueError, match=rf"^{name} is \(2, 4"):
         ops.logistic_mixture_cross_entropy(*inputs, HALF_BIN)
+
+
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("shape", [(), (4,)])
+def test_values_without_a_dimension_are_refused(op, shape):
+    mixture, student = [torch.zeros(*shape, 2)] * 3, [torch.zeros(shape)] * 2 * (op == OPS[1])
+    with pytest.raises(ValueError, match=rf"^{'x' if op == OPS[0] else 'draws'} is \(\); it must be \(.*N\)"):
+        getattr(ops, op)(*mixture, *student, torch.tensor(0.5), HALF_BIN)
 
 
 @pytest.fixture(scope="module")
