@@ -35,6 +35,10 @@ def make() -> Callable[[int], Student]:
         ({"mel": torch.zeros(1, 4, 5)}, r"mel has the shape \(1, 4, 5\), but this model reads \(B, 5, L\)"),
         ({"mel": torch.zeros(1, 5, 0)}, "length is 0, but must be at least 1 sample"),
         ({"mel": torch.zeros(2, 5, 4)}, "batch sizes differ: {'mel': 2, 'speaker': 1}; give as many of each"),
+        (
+            {"mel": torch.zeros(0, 5, 4), "speaker": torch.zeros(0, dtype=torch.int64)},
+            "mel and speaker have a batch of 0",
+        ),
         ({"mel": torch.zeros(1, 5, 4), "noise": torch.zeros(3, 32)}, "batch sizes differ: .*'noise': 3"),
         (
             {"mel": torch.zeros(2, 5, 4), "speaker": torch.tensor([0, 1]), "noise": torch.zeros(1, 32)},

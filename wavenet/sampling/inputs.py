@@ -21,11 +21,13 @@ def batch_size(**inputs: Tensor | None) -> int:
     """B of all inputs that are given, 1 if none is.
 
     Raises:
-        ValueError: they differ.
+        ValueError: they differ, or there is none.
     """
     sizes = {name: len(tensor) for name, tensor in inputs.items() if tensor is not None}
     if len(set(sizes.values())) > 1:
         raise ValueError(f"batch sizes differ: {sizes}; give as many of each")
+    if 0 in sizes.values():
+        raise ValueError(f"{' and '.join(sizes)} have a batch of 0, but must be of 1 utterance or more: give one")
     return next(iter(sizes.values()), 1)
 
 

@@ -227,6 +227,7 @@ def test_the_numba_backend_uses_threads_without_changing_the_result(make_wavenet
         ({"mel": torch.zeros(1, 5, 4), "length": 0}, "length is 0, but must be at least 1"),
         ({"mel": torch.zeros(1, 5, 4), "length": 33}, "length is 33, but the mel covers 32 samples"),
         ({"mel": torch.zeros(2, 5, 4)}, "batch sizes differ: {'mel': 2, 'speaker': 1}"),
+        ({"mel": torch.zeros(0, 5, 4), "speaker": torch.zeros(0, dtype=torch.int64)}, "speaker have a batch of 0, but"),
         ({"length": 8}, "none was given: pass mel"),
         ({}, "length is not given, and there is neither mel nor noise"),
         ({"mel": torch.zeros(1, 5, 4), "noise": torch.zeros(1, 8)}, r"noise has the shape \(1, 8\), but must be"),
