@@ -27,7 +27,7 @@ def test_a_function_is_compiled_anew_after_a_change_in_another_file_and_only_the
             "from wavenet.sampling.compilation import compiled\n"
             f"@compiled\ndef piece() -> int:\n    return {constant}\n"
         )
-        command = [sys.executable, "-c", PROGRAM, str(tmp_path)]
+        command = [sys.executable, "-B", "-c", PROGRAM, str(tmp_path)]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
 
     (tmp_path / "loop.py").write_text(

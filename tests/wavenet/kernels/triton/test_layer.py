@@ -161,6 +161,7 @@ def test_what_is_frozen_costs_nothing_and_changes_nothing(wanted, device, monkey
     products = {"weight": 1, "out_weight": 2}
     assert [name for name, _ in launched].count("weight_grad") == sum(products.get(name, 0) for name in wanted)
     assert [name for name, _ in launched].count("input_grad") == ("x" in wanted)
+    assert [name for name, _ in launched].count("pre_grad") == (set(wanted) != {"skips"})
     for name, arguments in launched:
         if name == "pre_grad":
             _, gated, frame_sums, out_sums, *_ = arguments[-6:]
