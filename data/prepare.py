@@ -208,7 +208,19 @@ def _write_index(
 
 
 def _claim(out: Path, config: PrepareConfig) -> None:
-    """Make the folder, or see that the features in it are of the same settings."""
+    settings = own_settings(config)
+    for folder in ("wav", "mel", "f0")[: 3 if config.pitch else 2]:
+        (out / folder).mkdir(parents=True, exist_ok=True)
+    write_atomic(out / "settings.json", json.dumps(settings, indent=2).encode())
+
+
+def own_settings(config: PrepareConfig) -> dict[str, Any]:
+    """What decides the features, and has decided those that are in `config.out`; writes nothing.
+
+    Raises:
+        DataError: other settings made those, or something else did.
+    """
+    out = Path(config.out)
     settings = json.loads(json.dumps({"format": FORMAT, **asdict(config)}))
     del settings["out"], settings["workers"], settings["corpus"]["download"]  # they change no feature
     del settings["pitch"]  # adds files, and changes none
@@ -235,9 +247,7 @@ def _claim(out: Path, config: PrepareConfig) -> None:
         raise DataError(
             f"{out} holds wav/ or mel/ but no settings.json, so it is not ours; give another folder: out=DIR"
         )
-    for folder in ("wav", "mel", "f0")[: 3 if config.pitch else 2]:
-        (out / folder).mkdir(parents=True, exist_ok=True)
-    write_atomic(path, json.dumps(settings, indent=2).encode())
+    return settings
 
 
 def _flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:

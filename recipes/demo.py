@@ -20,8 +20,9 @@ import typer
 from data.audio import AudioError, Wave, read_audio, resample, write_wav
 from data.corpora import Utterance, list_corpus
 from data.dataset import PreparedCorpus
+from data.manifest import DataError
 from data.mel import MelError, log_mel
-from data.prepare import PrepareConfig, prepare
+from data.prepare import PrepareConfig, own_settings, prepare
 from recipes import benchmark, evaluate
 from recipes.cli import report_errors
 from recipes.configuration import ConfigError, configure
@@ -53,13 +54,8 @@ def main(
     started = time.perf_counter()
     out = default_folder(corpus) if out is None else out
     given = by_stage(overrides or [])
-    source = ["corpus=espeak"] if corpus is None else ["corpus=folder", _path("corpus.root", corpus)]
     data, teacher, student = out / "data", out / "teacher", out / "student"
-    prepared = configure("prepare", [*source, _path("out", data), "pitch=true", *given["prepare"]], PrepareConfig)
-    utterances, _ = list_corpus(prepared.corpus)
-    if not utterances:
-        raise ValueError(f"{prepared.corpus.root}: no sound files in this corpus; name a folder that holds recordings")
-    training(out, len({utterance.speaker for utterance in utterances}), given)  # refuses now, rather than after hours
+    prepared, utterances = preparation(out, corpus, given)
 
     _say(f"1/6 speak with the voice that ships; everything goes to {out}")
     print(greet(out / "hello", prepared, utterances))
@@ -115,6 +111,26 @@ def by_stage(overrides: list[str]) -> dict[str, list[str]]:
             raise ConfigError(f"{override}: the stages find one another in one folder; choose it with {OUT}")
         given[stage].append(field)
     return given
+
+
+def preparation(out: Path, corpus: Path | None, given: dict[str, list[str]]) -> tuple[PrepareConfig, list[Utterance]]:
+    """What `prepare` is to do, and on what; writes nothing.
+
+    Raises:
+        ValueError: no recordings, a folder that holds another corpus, or an override that any stage would refuse.
+    """
+    source = ["corpus=espeak"] if corpus is None else ["corpus=folder", _path("corpus.root", corpus)]
+    fields = [*source, _path("out", out / "data"), "pitch=true", *given["prepare"]]
+    config = configure("prepare", fields, PrepareConfig)
+    utterances, _ = list_corpus(config.corpus)
+    if not utterances:
+        raise ValueError(f"{config.corpus.root}: no sound files in this corpus; name a folder that holds recordings")
+    training(out, len({utterance.speaker for utterance in utterances}), given)  # refuses now, rather than after hours
+    try:
+        own_settings(config)
+    except DataError as error:
+        raise DataError(str(error).replace("out=DIR", OUT)) from None
+    return config, utterances
 
 
 def training(out: Path, speakers: int, given: dict[str, list[str]]) -> tuple[TrainConfig, DistillConfig]:

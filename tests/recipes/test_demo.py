@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import soundfile
 
 from data.atomic import LONGEST_NAME
 from data.corpora import CorpusConfig, CorpusKind, list_corpus
+from data.manifest import DataError
 from data.prepare import PrepareConfig
 from recipes import demo
 from recipes.configuration import ConfigError
@@ -57,6 +59,15 @@ def test_each_corpus_has_a_folder_of_its_own() -> None:
     assert demo.default_folder(Path("../kathleen")).name.startswith("demo-kathleen-")
     assert demo.default_folder(Path("a/../wavs/")) == demo.default_folder(Path("wavs").resolve())
     assert all(folder.parent == Path("runs") and len(os.fsencode(folder.name)) <= LONGEST_NAME for folder in folders)
+
+
+def test_a_folder_of_another_corpus_is_refused_before_the_greeting(
+    tmp_path: Path, toy_corpus: Path, toy_recordings: Callable[[list[str]], Path]
+) -> None:
+    shutil.copytree(toy_corpus, tmp_path / "data")
+    with pytest.raises(DataError, match=r"with other settings \(corpus\.root was .*\(--out DIR; of make: DEMO=DIR\)"):
+        demo.main([], tmp_path, toy_recordings(["another"]))
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
 
 @pytest.mark.parametrize("name", ["Ann (2020)", "Jürgen's", "a=b, c"])
