@@ -12,12 +12,12 @@ import soundfile
 import torch
 
 from data.atomic import write_atomic
-from data.containers import MissingPartError, sample_bytes
+from data.containers import MissingPartError, sample_bytes, states_frames
 
 Wave = npt.NDArray[np.float32]
 
 PCM_SCALE = 32768  # 16-bit samples are k / 32768, as soundfile reads them
-# libsndfile reads more, but does not tell half of a file of those from a whole one.
+# libsndfile reads more, but does not tell half of a file of those from a whole one; nor of an MP3 without a header.
 FORMATS = ("WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "FLAC", "OGG", "MP3")
 SOUND_SUFFIXES = {f".{name.lower()}" for name in FORMATS} | {".aif", ".aifc", ".oga", ".opus", ".snd"}
 BLOCK = 2**16  # samples decoded at a time
@@ -39,8 +39,8 @@ def read_audio(path: str | os.PathLike[str]) -> tuple[Wave, int]:
         The waveform (T,) and its sampling rate in Hz.
 
     Raises:
-        AudioError: the file is missing, not permitted to be read, empty, no sound file, of another format, shorter than
-            its header says, or holds NaN or infinity.
+        AudioError: the file is missing, not permitted to be read, empty, no sound file, of another format, an MP3
+            without a Xing or Info header, shorter than its header says, or holds NaN or infinity.
     """
     path = Path(path)
     try:
@@ -62,13 +62,15 @@ def decode_audio(file: BinaryIO, name: str, longest: float = math.inf) -> tuple[
     if file.seek(0, os.SEEK_END) == 0:
         raise AudioError(f"{name}: the file is empty (0 bytes); copy or record it again")
     _check_length(file, name)
+    kinds = FORMATS if states_frames(file) else set(FORMATS) - {"MP3"}
     file.seek(0)
     try:
         with soundfile.SoundFile(file) as sound:
-            if sound.format not in FORMATS:
+            if sound.format not in kinds:
+                lack = " without a Xing or Info header" if sound.format in FORMATS else ""
                 raise AudioError(
-                    f"{name}: a truncated file of the format {sound.format} reads like a whole one, so none is read; "
-                    "convert it to WAV or FLAC"
+                    f"{name}: a truncated file of the format {sound.format}{lack} reads like a whole one, "
+                    "so none is read; convert it to WAV or FLAC"
                 )
             promised, rate = sound.frames, sound.samplerate
             wav = _mono(sound, name, longest * rate)

@@ -1,9 +1,11 @@
 """Containers of sound: how many bytes of samples a file's header promises, and how many are there.
 
-libsndfile reads a truncated WAV, RF64, W64, AIFF, AU, CAF or OGG without a word.
+libsndfile reads a truncated WAV, RF64, W64, AIFF, AU, CAF or OGG without a word; of an MP3 it guesses the length from
+the first frame, where no Xing or Info header states it, and reads so much of it.
 """
 
 import os
+import re
 from dataclasses import dataclass
 from typing import BinaryIO, Literal
 
@@ -44,6 +46,7 @@ AU: dict[bytes, Literal["little", "big"]] = {b".snd": "big", b"dns.": "little"}
 
 PAGE, MOST_OF_A_PAGE = 27, 27 + 255 + 255 * 255  # bytes of OGG: the head of a page, and the longest page
 LAST = 4  # flag of the last page of a stream
+MP3_TAG = re.compile(rb"(?:Xing|Info)\0\0\0(.)", re.DOTALL)  # its flags; 1: the number of frames follows
 
 
 class MissingPartError(ValueError):
@@ -100,3 +103,14 @@ def _check_pages(file: BinaryIO, end: int) -> None:
         if len(page) >= PAGE + segments + sum(page[PAGE : PAGE + segments]):
             return
     raise MissingPartError("a last page")
+
+
+def states_frames(file: BinaryIO) -> bool:
+    """Whether the first frame of an MP3 says how many there are."""
+    file.seek(0)
+    head, begin = file.read(10), 0
+    if head.startswith(b"ID3"):
+        begin = 10 + sum(byte << shift for byte, shift in zip(head[6:], (21, 14, 7, 0), strict=False))
+    file.seek(begin)
+    tag = MP3_TAG.search(file.read(4096))
+    return tag is not None and bool(tag[1][0] & 1)

@@ -2,6 +2,7 @@
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -53,6 +54,12 @@ def test_the_beginning_of_a_file_is_no_sound(kind: str, endian: str, share: floa
         read_audio(part)
 
 
+def encoded(kind: str, **options: Any) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, tone(), RATE, format=kind, **options)
+    return file.getvalue()
+
+
 def ogg_page(head: bytes, flags: int, body: bytes = b"") -> bytes:
     """`head`, from `OggS` to the table of segments, with other flags and the checksum that follows."""
     page = bytearray(head[:5] + bytes([flags]) + head[6:22] + bytes(4) + head[26:] + body)
@@ -65,26 +72,45 @@ def ogg_page(head: bytes, flags: int, body: bytes = b"") -> bytes:
     return bytes(page)
 
 
-def ogg_with_an_empty_last_page() -> bytes:
-    """RFC 3533 allows it where a stream ends later than its last sample was known."""
-    file = io.BytesIO()
-    soundfile.write(file, tone(), RATE, format="OGG")
-    pages, _, last = file.getvalue().rpartition(b"OggS")
-    head = b"OggS" + last[: 23 + last[22]]
+def test_an_ogg_whose_last_page_is_empty_is_whole(tmp_path: Path) -> None:
+    """RFC 3533 allows it: whoever wrote it did not know, at its last samples, that they were the last."""
+    pages, _, last = encoded("OGG").rpartition(b"OggS")
+    head, body = b"OggS" + last[: 23 + last[22]], last[23 + last[22] :]
     number = int.from_bytes(head[18:22], "little")
-    nil = head[:18] + (number + 1).to_bytes(4, "little") + bytes(5)
-    return pages + ogg_page(head, 0, last[23 + last[22] :]) + ogg_page(nil, LAST)
-
-
-@pytest.mark.parametrize("trailing", [0, 100, 70_000, 300_000])
-def test_an_ogg_is_whole_whatever_follows_its_last_page_and_be_that_empty(trailing: int, tmp_path: Path) -> None:
-    whole = ogg_with_an_empty_last_page()
-    (tmp_path / "whole").write_bytes(whole + bytes(trailing))
+    empty = head[:18] + (number + 1).to_bytes(4, "little") + bytes(5)
+    whole = pages + ogg_page(head, 0, body) + ogg_page(empty, LAST)
+    (tmp_path / "whole").write_bytes(whole)
     assert len(read_audio(tmp_path / "whole")[0]) == 8000
-    for end in (1, PAGE, PAGE + 1):  # bytes that are missing
-        (tmp_path / "part").write_bytes(whole[:-end])
+    for missing in (1, PAGE, PAGE + 1):
+        (tmp_path / "part").write_bytes(whole[:-missing])
         with pytest.raises(AudioError, match="part: truncated: its header promises a last page"):
             read_audio(tmp_path / "part")
+
+
+@pytest.mark.parametrize("bytes_", [1, 70_000, 300_000])
+def test_an_ogg_that_other_bytes_follow_is_whole_or_not_by_its_last_page(bytes_: int, tmp_path: Path) -> None:
+    (tmp_path / "whole").write_bytes(encoded("OGG") + bytes(bytes_))
+    assert len(read_audio(tmp_path / "whole")[0]) == 8000
+    pages = encoded("OGG").rpartition(b"OggS")[0]
+    (tmp_path / "part").write_bytes(pages + bytes(bytes_))
+    with pytest.raises(AudioError, match="part: truncated: its header promises a last page"):
+        read_audio(tmp_path / "part")
+
+
+@pytest.mark.parametrize("mode", ["CONSTANT", "VARIABLE"])
+def test_an_mp3_that_does_not_state_its_length_is_not_read(mode: str, tmp_path: Path) -> None:
+    stated = encoded("MP3", bitrate_mode=mode, compression_level=0.5)
+    (tmp_path / "a").write_bytes(stated)
+    assert len(read_audio(tmp_path / "a")[0]) == 8000
+    picture = b"ID3\x04\0\0\0\0\x40\0" + bytes(64 << 7)
+    (tmp_path / "a").write_bytes(picture + stated)
+    assert len(read_audio(tmp_path / "a")[0]) == 8000
+    frames = stated[stated.index(stated[:2], 2) :]  # of the first one, silent, the tag is a part
+    for end in (len(frames), len(frames) // 2):
+        for before in (b"", picture):
+            (tmp_path / "a").write_bytes(before + frames[:end])
+            with pytest.raises(AudioError, match=r"a: .* format MP3 without a Xing .*; convert it to WAV or FLAC"):
+                read_audio(tmp_path / "a")
 
 
 @pytest.mark.parametrize("kind", ["SVX", "VOC", "NIST", "IRCAM", "PAF"])
@@ -138,6 +164,8 @@ def damaged(case: str, folder: Path) -> Path:
     path = folder / f"{case.replace(' ', '_')}.wav"
     if case == "empty":
         path.touch()
+    elif case == "beginning of a tag":
+        path.write_bytes(b"ID3\x04")
     elif case == "text":
         path.write_text("This is no sound.", encoding="utf-8")
     elif case == "no samples":
@@ -167,6 +195,7 @@ def damaged(case: str, folder: Path) -> Path:
         ("folder", "no such file; check the path"),
         ("empty", "empty .0 bytes"),
         ("text", "not a readable sound file .*; convert it"),
+        ("beginning of a tag", "not a readable sound file .*; convert it"),
         ("headerless", "not a readable sound file .*; convert it"),
         ("no samples", "holds no samples"),
         ("NaN", "1 samples are NaN or infinite; export it again"),
