@@ -41,7 +41,8 @@ QUICK: Lengths = {0.02: 2, 0.05: 1}
 class Timing:
     """Of one length: seconds of every repetition, and MB at most beyond weights, mel and output.
 
-    What an earlier call left behind counts too: the process holds it while it speaks.
+    What an earlier call left behind counts too: the process holds it while it speaks. None where the system does not
+    tell, or cannot forget what came before.
     """
 
     seconds: list[float]
@@ -76,8 +77,7 @@ def student(preset: str, backend: Backend, dtype: str, threads: int, quick: bool
 
 def _time(model: Student, backend: Backend, dtype: str, lengths: Lengths) -> dict[float, Timing]:
     """Lengths take turns, the first time in ascending order: a later peak is then never that of an earlier length."""
-    forget_peak()
-    before = memory("VmRSS")
+    before = memory("VmRSS") if forget_peak() else None
     _speak(model, backend, dtype, constant_mel(1, 1))  # starts the threads
     timings: dict[float, Timing] = {}
     for turn in range(max(lengths.values())):

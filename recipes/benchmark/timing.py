@@ -6,7 +6,7 @@ import math
 import resource
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -71,14 +71,17 @@ def memory(now: str) -> float | None:
     status = Path("/proc/self/status")
     if not status.exists():
         return None
-    (line,) = (line for line in status.read_text().splitlines() if line.startswith(f"{now}:"))
-    return int(line.split()[1]) / 1024
+    lines = [line for line in status.read_text().splitlines() if line.startswith(f"{now}:")]
+    return int(lines[0].split()[1]) / 1024 if lines else None
 
 
-def forget_peak() -> None:
-    """The most that this process occupies, "VmHWM", is counted anew from here, where the system can do that."""
-    with suppress(OSError):
+def forget_peak() -> bool:
+    """The most that this process occupies, "VmHWM", is counted anew from here; False where the system cannot."""
+    try:
         Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
 
 
 def peak_memory() -> float:
