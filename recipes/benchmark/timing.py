@@ -4,6 +4,7 @@ import ctypes
 import ctypes.util
 import math
 import resource
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -87,4 +88,7 @@ def forget_peak() -> bool:
 def peak_memory() -> float:
     """The most MB that this process has occupied. Linux' getrusage would count the process that started it as well."""
     most = memory("VmHWM")
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20 if most is None else most  # bytes on macOS
+    if most is not None:
+        return most
+    unit = 2**20 if sys.platform == "darwin" else 2**10  # bytes on macOS, elsewhere kB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
