@@ -346,6 +346,7 @@ def test_a_client_that_stays_and_does_not_read_frees_its_place(
         if path == "conversation":
             silent.sendall(b"GET /v1/stream HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n")
             silent.sendall(b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n")
+            assert b" 101 " in silent.recv(4000)  # before which nobody may speak
             for opcode, content in ((1, b'{"format": "f32"}'), (2, frames(mel)), (1, END.encode())):
                 silent.sendall(struct.pack(">BBQI", 0x80 + opcode, 0xFF, len(content), 0) + content)
         else:
