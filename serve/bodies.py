@@ -81,7 +81,7 @@ def _only_file(content: bytes, boundary: bytes) -> tuple[bytes, str]:
     form = _Form()
     calls = {name: getattr(form, name) for name in dir(form) if name.startswith("on_")}
     try:
-        parser = MultipartParser(boundary, calls)  # type: ignore[arg-type]
+        parser = MultipartParser(boundary, calls)  # type: ignore[arg-type]  # a dict with names that it knows
         parser.write(content)
         parser.finalize()
     except FormParserError as error:

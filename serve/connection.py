@@ -150,8 +150,8 @@ class PatientProtocol(_Reading, H11Protocol):
         super().__init__(*args, **kwargs)
         self._patience = patience
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(_Transport(transport, self._patience))  # type: ignore[arg-type]
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
+        super().connection_made(_Transport(transport, self._patience))  # type: ignore[arg-type]  # does what one does
         self._expect_head(None)
 
     def on_response_complete(self) -> None:

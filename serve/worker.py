@@ -49,7 +49,7 @@ class _Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 create_app(service, self._fail, load_first),
-                http=partial(PatientProtocol, service.config.patience),  # type: ignore[arg-type]
+                http=partial(PatientProtocol, service.config.patience),  # type: ignore[arg-type]  # a class, says uvicorn; it calls it
                 ws=PatientWebSocket,
                 ws_max_size=service.config.max_bytes,
                 ws_per_message_deflate=False,
