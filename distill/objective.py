@@ -33,7 +33,7 @@ class LossesConfig:
     perceptual: PerceptualConfig = field(default_factory=PerceptualConfig)
 
     def __post_init__(self) -> None:
-        against_real = self.spectral or self.perceptual.weight
+        against_real = self.power.counts or self.perceptual.weight
         if not self.kl.weight and not against_real:
             raise ValueError("every weight of the loss is 0: set kl.weight, or a weight of power")
         if self.kl.begin and not against_real:
@@ -43,10 +43,6 @@ class LossesConfig:
                 f"contrastive.weight is {self.contrastive.weight}, but a part of the divergence, whose weight is 0: "
                 "set contrastive.weight to 0 as well, or kl.weight above it"
             )
-
-    @property
-    def spectral(self) -> bool:
-        return bool(self.power.frame_weight or self.power.high_weight or self.power.mean_weight)
 
 
 class DistillationObjective(Objective):
@@ -108,15 +104,14 @@ class DistillationObjective(Objective):
         opinions = self._opinions(sample.x, batch)
         report = self._score(sample, opinions, batch, self.losses.kl.weight)
         x, log_scale = (each[:, -real.shape[1] :] for each in (sample.x, sample.log_scale))
-        distance = (self.log_mel(x / self.gain) - self.log_mel(real / self.gain)).abs().mean()
         heard = self.teacher.distribution.quantise(batch.wav)[:, -sample.x.shape[1] :]
         limit = min(self.gain, self.teacher.distribution.limit)
         health = examine(x, real, self.log_mel.config.sample_rate)
         health |= examine_scales(log_scale, real, self.model.config.base)
-        figures = {
+        figures: dict[str, Tensor | float] = {
             "loss": report.loss,
             **report.terms,
-            "log_mel_l1": distance,
+            "log_mel_l1": self._mel_distance(x, real),
             "bits": self._bits(opinions[0], x.clamp(-limit, limit)),
             "bits_real": self._bits(self._listen(heard, batch), heard[:, -real.shape[1] :]),
             **{f"health/{name}": value for name, value in health.items()},
@@ -181,7 +176,7 @@ class DistillationObjective(Objective):
         with torch.autocast(sample.x.device.type, enabled=False):
             if weight:
                 parts.append(self._divergence(loc, log_scale, opinions, weight))
-            if self.losses.spectral:
+            if self.losses.power.counts:
                 parts.append(self._spectral(x, real))
             if self.ear is not None:
                 distance = self.ear(x, real)
@@ -208,7 +203,7 @@ class DistillationObjective(Objective):
         return LossReport(weight * loss, terms)
 
     def _spectral(self, x: Tensor, real: Tensor) -> LossReport:
-        """The distance of the spectra: frame by frame, of the high band again, and averaged over time."""
+        """The distance of the spectra: frame by frame, of the high band again, averaged over time, and of the mels."""
         config = self.losses.power
         distance = spectral_distance(x, real, config.fft_sizes, self.high_band)
         terms = {f"spectral_{name}": value for name, value in vars(distance).items() if value is not None}
@@ -216,7 +211,14 @@ class DistillationObjective(Objective):
         loss = loss + config.mean_weight * distance.mean_power
         if distance.high_band is not None:
             loss = loss + config.high_weight * distance.high_band
+        if config.mel_weight:
+            terms["spectral_mel"] = self._mel_distance(x, real)
+            loss = loss + config.mel_weight * terms["spectral_mel"]
         return LossReport(loss, terms)
+
+    def _mel_distance(self, x: Tensor, real: Tensor) -> Tensor:
+        """Mean distance of the log-mels, nats, at the level of the sound file."""
+        return (self.log_mel(x / self.gain) - self.log_mel(real / self.gain)).abs().mean()
 
 
 def _counted(batch: Batch) -> Tensor:

@@ -124,7 +124,7 @@ def _check_corpus(config: DistillConfig, corpus: PreparedCorpus, teacher: Descri
 
 def _check_crops(config: DistillConfig, mel: MelConfig) -> None:
     samples, window = config.crops.frames * mel.hop_length, max(config.losses.power.fft_sizes)
-    if config.losses.spectral and samples < window:
+    if config.losses.power.counts and samples < window:
         raise ConfigError(
             f"the spectral loss has windows of {window} samples, but a crop of crops.frames={config.crops.frames} has "
             f"{samples}: take longer crops or smaller losses.power.fft_sizes"

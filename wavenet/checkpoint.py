@@ -30,6 +30,7 @@ MAKERS = {  # kind -> the command that makes one
     "teacher": "wavenet train",
     "student": "wavenet distill",
     "classifier": "wavenet train-classifier",
+    "pitch": "wavenet train condition.pitch=true",
 }
 
 

@@ -42,7 +42,10 @@ class WaveNetConfig:
 
 
 class WaveNet(nn.Module):
-    """p(x_t | x_<t, mel, speaker) for every t in one pass over a known waveform, or one sample at a time."""
+    """p(x_t | x_<t, mel, speaker) for every t in one pass over a known waveform, or one sample at a time.
+
+    The head that hears the pitch learns by itself, before the rest (`wavenet.pitch_objective`).
+    """
 
     def __init__(self, config: WaveNetConfig) -> None:
         super().__init__()
@@ -50,7 +53,7 @@ class WaveNet(nn.Module):
         self.distribution = output_distribution(config.output)
         self.conditioner = Conditioner(config.n_mels, config.n_speakers, config.context)
         context = config.context if config.n_mels or config.n_speakers else 0
-        self.pitch = PitchHead(config.n_mels) if config.pitch else None
+        self.pitch = PitchHead(config.n_mels).requires_grad_(False) if config.pitch else None
         self.network = AutoregressiveNetwork(
             config.stack, context, self.distribution.n_params, config.hop_length, CHANNELS if config.pitch else 0
         )

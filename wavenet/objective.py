@@ -10,9 +10,7 @@ from wavenet.model import WaveNet
 from wavenet.sampling.generate import Backend, generate
 from wavenet.training.objective import Audition, LossReport, Objective
 
-LOG_F0_WEIGHT = 10.0  # of the head's second loss: a tenth of a nat, two semitones, weighs as much as a wrong voicing
 COLD_START = 16  # steps
-HEAD_WEIGHT = 0.01  # the steps of Adam do not know it, and the clipping of the gradient does not see the head
 
 
 @dataclass
@@ -30,8 +28,7 @@ class TeacherObjective(Objective):
     the first ones that are sampled have not: a teacher that never learnt to begin begins with a crack. The zeros before
     an utterance never count: to one that learnt digital silence, the first sample would be all but certain.
 
-    A model with pitch reads the F0 that was measured. Its head learns to hear that F0 in the mel by a loss of its own,
-    which shares no weight with the other.
+    A model with pitch reads the F0 that was measured.
 
     Args:
         model: the teacher.
@@ -65,15 +62,7 @@ class TeacherObjective(Objective):
         with torch.autocast(x.device.type, enabled=False):
             nll = _mean(-self.model.distribution.log_density(params, target), left, batch.padding)
             bits = _mean(self.model.distribution.bits(params.detach(), target, self.gain), left, batch.padding)
-        loss, terms = nll, {"nll": nll.detach(), "bits": bits}
-        if self.model.pitch is not None and batch.f0 is not None:
-            counted = slice(
-                batch.left // self.model.config.hop_length + batch.margin, batch.mel.shape[2] - batch.margin
-            )
-            voicing, log_f0 = self.model.pitch.losses(batch.mel, batch.f0, counted)
-            loss = loss + HEAD_WEIGHT * (voicing + LOG_F0_WEIGHT * log_f0)
-            terms |= {"voicing": voicing.detach(), "log_f0": log_f0.detach()}
-        return LossReport(loss, terms)
+        return LossReport(nll, {"nll": nll.detach(), "bits": bits})
 
     def validate(self, batch: Batch) -> dict[str, float]:
         """`bits` per 16-bit sample of the sound file."""

@@ -26,7 +26,9 @@ class PowerConfig:
         frame_weight: of the frame-by-frame terms, spectral convergence and log magnitude.
         high_weight: of a frame-by-frame term above `high_edge` alone.
         high_edge: Hz, where the high band begins.
-        mean_weight: of the time-averaged term. With all weights 0 the loss is left out.
+        mean_weight: of the time-averaged term.
+        mel_weight: of the mean distance of the log-mels, nats: what the student is given, it has to give back (the mel
+            loss of HiFi-GAN, arXiv 2010.05646, section 2.4). With all weights 0 the loss is left out.
     """
 
     fft_sizes: list[int] = field(default_factory=lambda: [512, 1024, 2048])
@@ -34,17 +36,23 @@ class PowerConfig:
     mean_weight: float = 1.0
     high_weight: float = 1.0
     high_edge: float = 3000.0
+    mel_weight: float = 5.0
 
     def __post_init__(self) -> None:
         if not self.fft_sizes or min(self.fft_sizes) < 4:
             raise ValueError(
                 f"power.fft_sizes is {self.fft_sizes}, but needs sizes of at least 4, as [512, 1024, 2048]"
             )
-        for name in ("frame_weight", "mean_weight", "high_weight"):
+        for name in ("frame_weight", "mean_weight", "high_weight", "mel_weight"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"power.{name} is {getattr(self, name)}, but must be finite and not negative")
         if not 0 < self.high_edge < math.inf:
             raise ValueError(f"power.high_edge is {self.high_edge}, but must be a positive frequency in Hz, as 3000")
+
+    @property
+    def counts(self) -> bool:
+        """Whether any term has a weight."""
+        return bool(self.frame_weight or self.mean_weight or self.high_weight or self.mel_weight)
 
     def band(self, sample_rate: int) -> float | None:
         """Where the high band begins, in cycles a sample; None where it does not count.

@@ -161,7 +161,7 @@ def test_the_divergence_alone_teaches_through_the_past_that_the_teacher_reads(
     make_objective: MakeObjective, batch: Batch, kind: OutputKind
 ) -> None:
     """Without the gradient of x_<t the student would learn something else."""
-    losses = LossesConfig(KLConfig(draws=10), ContrastiveConfig(0.0), PowerConfig([32], 0.0, 0.0, 0.0))
+    losses = LossesConfig(KLConfig(draws=10), ContrastiveConfig(0.0), SILENT)
     objective = make_objective(kind, losses)
     slopes = []
     for detached in (False, True):
@@ -178,7 +178,7 @@ def test_the_divergence_alone_teaches_through_the_past_that_the_teacher_reads(
 def test_no_teacher_is_narrower_in_the_divergence_than_its_floor(make_objective: MakeObjective, batch: Batch) -> None:
     terms = []
     for floor in (None, -20.0, -3.5):  # the teacher's own is -7
-        losses = LossesConfig(KLConfig(floor=floor), ContrastiveConfig(0.0), PowerConfig([32], 0.0, 0.0, 0.0))
+        losses = LossesConfig(KLConfig(floor=floor), ContrastiveConfig(0.0), SILENT)
         torch.manual_seed(0)
         objective = make_objective(OutputKind.gaussian, losses)
         with torch.no_grad():
@@ -258,9 +258,10 @@ def test_with_the_full_reach_as_left_context_the_start_of_the_window_does_not_ma
 # Terms
 
 
-SPECTRAL = {f"spectral_{name}" for name in ("convergence", "log_magnitude", "mean_power", "high_band")}
+SPECTRAL = {f"spectral_{name}" for name in ("convergence", "log_magnitude", "mean_power", "high_band", "mel")}
 DIVERGENCE = {"kl", "kl_clipped", "cross_entropy", "entropy"}
 CONTRAST = {"kl_other", "contrast"}
+SILENT = PowerConfig([32], frame_weight=0.0, mean_weight=0.0, high_weight=0.0, mel_weight=0.0)
 
 
 @pytest.mark.parametrize("kind", OutputKind)
@@ -270,7 +271,7 @@ def test_the_loss_is_the_weighted_sum_of_its_named_terms(
     losses = LossesConfig(
         KLConfig(0.7, 10, regulariser=3.0, clip=1e-4),
         ContrastiveConfig(0.4, bound=1.5),
-        PowerConfig([32, 64], frame_weight=2.0, mean_weight=0.3, high_weight=5.0, high_edge=1000),
+        PowerConfig([32, 64], frame_weight=2.0, mean_weight=0.3, high_weight=5.0, high_edge=1000, mel_weight=0.2),
     )
     report = make_objective(kind, losses)(batch, 0)
     t = report.terms
@@ -282,7 +283,7 @@ def test_the_loss_is_the_weighted_sum_of_its_named_terms(
     assert t["kl_clipped"] < t["kl"] and 0 < t["contrast"] < 1.5 + 1e-6
     expected = 0.7 * (t["kl_clipped"] + 3.0 * t.get("scale_regulariser", torch.zeros(())) - 0.4 * t["contrast"])
     expected += 2.0 * (t["spectral_convergence"] + t["spectral_log_magnitude"])
-    expected += 0.3 * t["spectral_mean_power"] + 5.0 * t["spectral_high_band"]
+    expected += 0.3 * t["spectral_mean_power"] + 5.0 * t["spectral_high_band"] + 0.2 * t["spectral_mel"]
     torch.testing.assert_close(report.loss.detach(), expected)
 
 
@@ -295,7 +296,7 @@ def test_without_its_weight_the_teacher_is_not_asked(make_objective: MakeObjecti
 
 
 def test_without_its_weights_the_spectrum_is_left_out(make_objective: MakeObjective, batch: Batch) -> None:
-    losses = LossesConfig(KLConfig(draws=5), ContrastiveConfig(0.0), PowerConfig([32], 0.0, 0.0, 0.0))
+    losses = LossesConfig(KLConfig(draws=5), ContrastiveConfig(0.0), SILENT)
     assert set(make_objective(losses=losses)(batch, 0).terms) == DIVERGENCE
 
 
@@ -308,11 +309,11 @@ def test_without_its_weight_the_high_band_is_left_out(make_objective: MakeObject
     ("losses", "message"),
     [
         (
-            (KLConfig(weight=0.0), ContrastiveConfig(0.0), PowerConfig([32], 0.0, 0.0, 0.0)),
+            (KLConfig(weight=0.0), ContrastiveConfig(0.0), SILENT),
             "every weight of the loss is 0",
         ),
         (
-            (KLConfig(begin=5), ContrastiveConfig(), PowerConfig([32], 0.0, 0.0, 0.0)),
+            (KLConfig(begin=5), ContrastiveConfig(), SILENT),
             "nothing is learnt before kl.begin=5",
         ),
         ((KLConfig(weight=0.0), ContrastiveConfig(0.3), PowerConfig()), "contrastive.weight is 0.3"),

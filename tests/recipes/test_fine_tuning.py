@@ -13,6 +13,7 @@ from distill.student import load_student
 from wavenet.checkpoint import load_weights
 from wavenet.fine_tuning import begin_from
 from wavenet.model import WaveNet
+from wavenet.pitch import PitchHead
 from wavenet.pretrained import load_teacher
 from wavenet.training.state import load_state
 
@@ -21,6 +22,7 @@ MEL = ["mel.sample_rate=8000", "mel.n_fft=256", "mel.win_length=256", "mel.hop_l
 MEL += ["mel.fmax=4000.0"]
 STILL = ["trainer=tiny", "trainer.steps=1", "optim.lr=1.0e-9", "crops.frames=32", "clips=0"]
 TRAIN = ["train", *MEL, *STILL, "teacher=tiny"]
+HEARING = ["hearing.steps=2", "hearing.batch_size=2", "hearing.frames=8"]
 DISTILL = ["distill", *STILL, "student=tiny", "losses.kl.draws=4"]
 
 
@@ -105,11 +107,17 @@ def test_teacher_and_student_of_pitch_grow_out_of_those_without(
 ) -> None:
     teacher, student = tmp_path / "teacher", tmp_path / "student"
     pitched = [*TRAIN, f"data={corpus_with_pitch}", "condition.pitch=true"]
-    succeed(*pitched, "optim.lr=1.0e-3", f"init_from={toy_teacher}", f"run={teacher}")
+    again = (*pitched, "optim.lr=1.0e-3", *HEARING, f"init_from={toy_teacher}", f"run={teacher}")
+    succeed(*again)
     model, _ = load_teacher(teacher)
     assert model.config.pitch and model.network.first.weight[:, 1:].any()  # the columns learn
-    log = [json.loads(line) for line in (teacher / "log.jsonl").read_text().splitlines()]
-    assert any({"valid/voicing", "valid/log_f0"} <= line.keys() for line in log)
+    heard = [json.loads(line) for line in (teacher / "pitch" / "log.jsonl").read_text().splitlines()]
+    assert any({"valid/voicing", "valid/log_f0", "valid/misheard"} <= line.keys() for line in heard)
+    assert model.pitch is not None
+    learnt, fresh = load_weights(teacher / "pitch"), PitchHead(20)
+    for name, weight in model.pitch.state_dict().items():
+        assert torch.equal(weight, learnt[name]) and not torch.equal(weight, fresh.state_dict()[name])
+    assert "is finished" in succeed(*again).stderr
     common = [f"data={corpus_with_pitch}", f"teacher_checkpoint={teacher}"]
     succeed(*DISTILL, *common, f"init_from={toy_student}", f"run={student}")
     made, _ = load_student(student)

@@ -17,6 +17,7 @@ from wavenet.distributions import OutputKind
 from wavenet.model import WaveNet, WaveNetConfig
 from wavenet.objective import TeacherObjective
 from wavenet.pitch import LOOK_BACK, TURN, Excitation, PitchHead, excitation, excite
+from wavenet.pitch_objective import LOG_F0_WEIGHT, PitchObjective
 from wavenet.sampling.generate import Backend, generate, parameters
 
 HOP = 8
@@ -250,33 +251,56 @@ def test_all_backends_say_the_same_with_pitch_and_each_utterance_by_itself(make_
     assert torch.equal(naive, compiled[:, :40])
 
 
-def test_gradients_reach_the_head_through_its_own_loss_alone(make_wavenet: MakeWaveNet) -> None:
-    model = make_wavenet(pitch=True, dtype=torch.float32)
-    assert model.pitch is not None
-    frames = 10
-    batch = Batch(
+def batch_like(frames: int, left: int = 1) -> Batch:
+    return Batch(
         0.3 * torch.randn(2, (frames - 2 * MARGIN) * HOP),
         mel_like(frames, 2, torch.float32),
         torch.zeros(2, dtype=torch.long),
-        left=HOP,
+        left=left * HOP,
         margin=MARGIN,
         f0=contour(frames, 2).float(),
     )
+
+
+def test_a_teacher_reads_the_measured_pitch_and_does_not_train_its_head(make_wavenet: MakeWaveNet) -> None:
+    model, batch = make_wavenet(pitch=True, dtype=torch.float32), batch_like(10)
     x = model.distribution.quantise(batch.wav)
-    nll = -model.distribution.log_density(model(x, batch.mel, margin=MARGIN), x).mean()
-    named = dict(model.named_parameters())
-    for name, slope in zip(named, torch.autograd.grad(nll, named.values(), allow_unused=True), strict=True):
-        assert (slope is None) == name.startswith("pitch."), name
     report = TeacherObjective(model, 1.0, 8000, [])(batch, 1)
     measured = model(x, batch.mel, margin=MARGIN, excitation=model.excite(batch.mel, batch.f0, MARGIN))
     expected = -model.distribution.log_density(measured, x)[:, HOP:].mean()
-    torch.testing.assert_close(report.terms["nll"], expected.detach())
-    assert {"nll", "bits", "voicing", "log_f0"} == report.terms.keys()
+    torch.testing.assert_close(report.loss, expected)
+    assert report.terms.keys() == {"nll", "bits"}
     report.loss.backward()
-    for name, weight in named.items():
-        assert weight.grad is not None and weight.grad.any(), name
-    silent = TeacherObjective(make_wavenet(dtype=torch.float32), 1.0, 8000, [])(batch, 0)
-    assert silent.terms.keys() == {"nll", "bits"}
+    for name, weight in model.named_parameters():
+        assert (weight.grad is not None and bool(weight.grad.any())) != name.startswith("pitch."), name
+
+
+def test_what_teaches_the_head_counts_no_frame_of_the_context(make_wavenet: MakeWaveNet) -> None:
+    batch = batch_like(14, left=3)
+    objective = PitchObjective(PitchHead(5), HOP)
+    voicing, log_f0 = objective.model.losses(batch.mel, batch.f0, slice(3 + MARGIN, 14 - MARGIN))
+    report = objective(batch, 0)
+    torch.testing.assert_close(report.loss, voicing + LOG_F0_WEIGHT * log_f0)
+    report.loss.backward()
+    assert all(weight.grad is not None and weight.grad.any() for weight in objective.model.parameters())
+    assert objective.samples(batch) == 2 * 5 * HOP
+
+
+def test_the_errors_of_the_head_are_told_in_cents_and_shares() -> None:
+    """A head that hears a semitone too much, and one silent frame in five as voiced."""
+
+    class Wrong(PitchHead):
+        def f0(self, mel: Tensor) -> Tensor:
+            return torch.where(batch.f0 > 0, batch.f0 * 2 ** (1 / 12), 0.01 * missed)
+
+    batch, missed = batch_like(11, left=0), torch.zeros(2, 11)
+    batch.f0 = torch.full((2, 11), 0.01)
+    batch.f0[:, 5], missed[:, 5] = 0.0, 1.0
+    figures = PitchObjective(Wrong(5), HOP).validate(batch)
+    assert figures["cents"] == pytest.approx(100, abs=1e-3)
+    assert figures["misheard"] == pytest.approx(1 / 5)
+    batch.f0 = torch.zeros(2, 11)
+    assert "cents" not in PitchObjective(Wrong(5), HOP).validate(batch)
 
 
 def test_pitch_without_a_mel_is_refused(model: WaveNet) -> None:

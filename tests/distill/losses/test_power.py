@@ -187,6 +187,7 @@ def test_a_signal_shorter_than_the_window_is_refused() -> None:
         {"frame_weight": -1.0},
         {"mean_weight": math.inf},
         {"high_weight": -1.0},
+        {"mel_weight": math.nan},
         {"high_edge": 0.0},
     ],
 )
