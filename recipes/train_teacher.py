@@ -51,7 +51,7 @@ class HearingConfig:
     Args:
         steps: None for the trainer's, `MOST_HEARING_STEPS` at most.
         batch_size: crops a step.
-        frames: of a crop; shorter utterances are left out.
+        frames: of a crop, at most: it is no longer than the shortest utterance, but no shorter than `crops.frames`.
         lr: Adam's rate at first, falling to a fiftieth.
     """
 
@@ -148,9 +148,11 @@ def _learn_to_hear(
         validate_every=-(-steps // 4),
         audition_every=0,
     )
+    shortest = min((entry.frames for split in ("train", "valid") for entry in corpus.entries(split)), default=0)
+    frames = max(config.crops.frames, min(hearing.frames, shortest))
     own = replace(
         config,
-        crops=CropsConfig(frames=hearing.frames, random_gain_db=config.crops.random_gain_db, left_frames=LOOK_BACK),
+        crops=CropsConfig(frames=frames, random_gain_db=config.crops.random_gain_db, left_frames=LOOK_BACK),
         optim=OptimConfig(lr=hearing.lr, schedule=ScheduleKind.cosine, final_lr_ratio=0.02),
         trainer=trainer,
     )

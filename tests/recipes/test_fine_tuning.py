@@ -22,7 +22,7 @@ MEL = ["mel.sample_rate=8000", "mel.n_fft=256", "mel.win_length=256", "mel.hop_l
 MEL += ["mel.fmax=4000.0"]
 STILL = ["trainer=tiny", "trainer.steps=1", "optim.lr=1.0e-9", "crops.frames=32", "clips=0"]
 TRAIN = ["train", *MEL, *STILL, "teacher=tiny"]
-HEARING = ["hearing.steps=2", "hearing.batch_size=2", "hearing.frames=8"]
+HEARING = ["hearing.steps=2", "hearing.batch_size=2"]
 DISTILL = ["distill", *STILL, "student=tiny", "losses.kl.draws=4"]
 
 
