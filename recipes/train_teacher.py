@@ -1,30 +1,25 @@
 """`wavenet train`: a teacher, from a prepared corpus."""
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
 
 from data.dataset import PreparedCorpus
 from data.mel import MelConfig
-from recipes.batches import CropsConfig, whole_clips
+from recipes.batches import whole_clips
 from recipes.configuration import ConfigError
+from recipes.hearing import HearingConfig, learn_to_hear
 from recipes.outputs import check_writable
 from recipes.runs import RunConfig, check_origin, check_pitch, origin_facts, run_training
 from serve.voices import find_checkpoint
-from wavenet.checkpoint import Description, load_description, load_into, load_weights
+from wavenet.checkpoint import Description, load_description
 from wavenet.distributions import OutputConfig
 from wavenet.fine_tuning import begin_from
 from wavenet.model import WaveNet, WaveNetConfig
 from wavenet.network import StackConfig
 from wavenet.objective import TeacherObjective
-from wavenet.pitch import LOOK_BACK, PitchHead
-from wavenet.pitch_objective import PitchObjective
-from wavenet.training.distributed import Distributed, distributed
-from wavenet.training.optim import OptimConfig, ScheduleKind
-from wavenet.training.trainer import Precision
-
-MOST_HEARING_STEPS = 4000
+from wavenet.training.distributed import distributed
 
 
 @dataclass
@@ -42,29 +37,6 @@ class ConditionConfig:
     mel: bool = True
     pitch: bool = False
     speaker: bool | None = None
-
-
-@dataclass
-class HearingConfig:
-    """How the pitch head learns to hear F0 in the mel, before the network learns anything.
-
-    Args:
-        steps: None for the trainer's, `MOST_HEARING_STEPS` at most.
-        batch_size: crops a step.
-        frames: of a crop, at most: it is no longer than the shortest utterance, but no shorter than `crops.frames`.
-        lr: Adam's rate at first, falling to a fiftieth.
-    """
-
-    steps: int | None = None
-    batch_size: int = 16
-    frames: int = 128
-    lr: float = 1e-3
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "frames"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"hearing.{name} is {value}, but must be at least 1")
 
 
 @dataclass
@@ -117,7 +89,7 @@ def train(config: TrainConfig) -> bool:
             "crops": asdict(config.crops),
             **origin_facts(origin, config),
             "input_dropout": config.input_dropout,
-            **({"hearing": asdict(config.hearing)} if model_config.pitch else {}),
+            "hearing": asdict(config.hearing) if model_config.pitch else None,
         },
     )
     with distributed(config.trainer.device) as processes:
@@ -126,45 +98,10 @@ def train(config: TrainConfig) -> bool:
         model = WaveNet(model_config)
         if config.init_from is not None:
             begin_from(model, model_config, config.init_from, "teacher")
-        if model.pitch is not None and not _learn_to_hear(config, model.pitch, corpus, description, processes):
+        if model.pitch is not None and not learn_to_hear(model.pitch, config, config.hearing, corpus, processes):
             return False
         objective = TeacherObjective(model, corpus.gain, config.mel.sample_rate, clips, config.input_dropout)
         return run_training(config, objective, corpus, model_config.stack.receptive_field, description, processes)
-
-
-def _learn_to_hear(
-    config: TrainConfig, head: PitchHead, corpus: PreparedCorpus, teacher: Description, processes: Distributed
-) -> bool:
-    """Trains the head, in `pitch` of the run directory, or takes the one that is there; False as `train`."""
-    run, hearing = Path(config.run) / "pitch", config.hearing
-    steps = min(config.trainer.steps, MOST_HEARING_STEPS) if hearing.steps is None else hearing.steps
-    trainer = replace(
-        config.trainer,
-        run=str(run),
-        steps=steps,
-        batch_size=hearing.batch_size,
-        dtype=Precision.float32,
-        ema_decay=0.99,
-        validate_every=-(-steps // 4),
-        audition_every=0,
-    )
-    shortest = min((entry.frames for split in ("train", "valid") for entry in corpus.entries(split)), default=0)
-    frames = max(config.crops.frames, min(hearing.frames, shortest))
-    own = replace(
-        config,
-        crops=CropsConfig(frames=frames, random_gain_db=config.crops.random_gain_db, left_frames=LOOK_BACK),
-        optim=OptimConfig(lr=hearing.lr, schedule=ScheduleKind.cosine, final_lr_ratio=0.02),
-        trainer=trainer,
-    )
-    learner = PitchHead(config.mel.n_mels)
-    learner.load_state_dict(head.state_dict())
-    description = replace(teacher, kind="pitch", model={"n_mels": config.mel.n_mels})
-    objective = PitchObjective(learner, config.mel.hop_length)
-    if not run_training(own, objective, corpus, 0, description, processes):
-        return False
-    processes.barrier()  # the checkpoint is written
-    load_into(head, load_weights(run))
-    return True
 
 
 def teacher_config(config: TrainConfig, n_speakers: int) -> WaveNetConfig:
