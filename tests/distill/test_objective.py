@@ -479,6 +479,7 @@ def test_validation_adds_the_mel_distance_and_the_bits_of_the_students_audio(
     x = _whole_window(objective, batch).x
     said, real = (log_mel(wav[:, batch.left :] / GAIN, mel_config) for wav in (x, batch.wav))
     assert figures["log_mel_l1"] == pytest.approx((said - real).abs().mean().item(), rel=1e-5)
+    assert figures["spectral_mel"] == figures["log_mel_l1"]
     params = objective.teacher(x, batch.mel, batch.speaker, batch.margin)[:, batch.left :]
     bits = objective.teacher.distribution.bits(params, x[:, batch.left :], GAIN).mean()
     assert figures["bits"] == pytest.approx(bits.item(), rel=1e-5)
