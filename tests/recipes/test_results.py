@@ -95,11 +95,14 @@ def test_what_the_readme_says_of_the_voice_are_figures_of_its_table() -> None:
     rows = {row["name"]: row["estimates"] for row in judged}
     said = " ".join(results.README.read_text().partition(results.BEGIN)[0].split())
     pesq, mel = ({name: row[measure]["mean"] for name, row in rows.items()} for measure in ("pesq", "log_mel_l1"))
+    assert pesq["world"] < pesq["kathleen"] < pesq["griffin-lim"]
     assert (
-        f"its PESQ of {pesq['kathleen']:.2f} is below their {pesq['griffin-lim']:.2f} and {pesq['world']:.2f}" in said
+        f"its PESQ of {pesq['kathleen']:.2f} is above WORLD's {pesq['world']:.2f} and below Griffin-Lim's "
+        f"{pesq['griffin-lim']:.2f}" in said
     )
+    assert mel["kathleen"] > max(mel["world"], mel["griffin-lim"])
     assert (
-        f"its log-mel distance of {mel['kathleen']:.3f} above their {mel['griffin-lim']:.3f} and {mel['world']:.3f}"
+        f"its log-mel distance of {mel['kathleen']:.3f} above their {mel['world']:.3f} and {mel['griffin-lim']:.3f}"
         in said
     )
     assert f"with a PESQ of {pesq['kathleen-teacher']:.2f}" in said
