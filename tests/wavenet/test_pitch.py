@@ -275,7 +275,7 @@ def test_a_teacher_reads_the_measured_pitch_and_does_not_train_its_head(make_wav
         assert (weight.grad is not None and bool(weight.grad.any())) != name.startswith("pitch."), name
 
 
-def test_what_teaches_the_head_counts_no_frame_of_the_context(make_wavenet: MakeWaveNet) -> None:
+def test_what_teaches_the_head_counts_no_frame_of_the_context() -> None:
     batch = batch_like(14, left=3)
     objective = PitchObjective(PitchHead(5), HOP)
     voicing, log_f0 = objective.model.losses(batch.mel, batch.f0, slice(3 + MARGIN, 14 - MARGIN))
