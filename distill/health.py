@@ -92,7 +92,7 @@ OFFSET = Verdict(
 RUMBLE = Verdict(
     "rumble",
     "its pauses are louder than those of the recording",
-    "train teacher and student longer, or speak at a lower temperature",
+    "train teacher and student longer, raise losses.power.low_weight, or speak at a lower temperature",
 )
 
 

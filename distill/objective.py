@@ -80,7 +80,7 @@ class DistillationObjective(Objective):
         self.teacher = teacher.eval().requires_grad_(False)
         self.losses = losses
         self.judge = floored(teacher.config.output, losses.kl.floor)
-        self.high_band = losses.power.band(mel.sample_rate)
+        self.edges = losses.power.edges(mel.sample_rate)
         self.log_mel = LogMel(mel)
         self.gain = gain
         self.clips = clips
@@ -203,12 +203,14 @@ class DistillationObjective(Objective):
         return LossReport(weight * loss, terms)
 
     def _spectral(self, x: Tensor, real: Tensor) -> LossReport:
-        """The distance of the spectra: frame by frame, of the high band again, averaged over time, and of the mels."""
+        """The distance of the spectra: frame by frame, of two bands again, averaged over time, and of the mels."""
         config = self.losses.power
-        distance = spectral_distance(x, real, config.fft_sizes, self.high_band)
+        distance = spectral_distance(x, real, config.fft_sizes, self.edges)
         terms = {f"spectral_{name}": value for name, value in vars(distance).items() if value is not None}
         loss = config.frame_weight * (distance.convergence + distance.log_magnitude)
         loss = loss + config.mean_weight * distance.mean_power
+        if distance.low_band is not None:
+            loss = loss + config.low_weight * distance.low_band
         if distance.high_band is not None:
             loss = loss + config.high_weight * distance.high_band
         if config.mel_weight:

@@ -258,10 +258,12 @@ def test_with_the_full_reach_as_left_context_the_start_of_the_window_does_not_ma
 # Terms
 
 
-SPECTRAL = {f"spectral_{name}" for name in ("convergence", "log_magnitude", "mean_power", "high_band", "mel")}
+SPECTRAL = {
+    f"spectral_{name}" for name in ("convergence", "log_magnitude", "mean_power", "low_band", "high_band", "mel")
+}
 DIVERGENCE = {"kl", "kl_clipped", "cross_entropy", "entropy"}
 CONTRAST = {"kl_other", "contrast"}
-SILENT = PowerConfig([32], frame_weight=0.0, mean_weight=0.0, high_weight=0.0, mel_weight=0.0)
+SILENT = PowerConfig([32], frame_weight=0.0, mean_weight=0.0, high_weight=0.0, low_weight=0.0, mel_weight=0.0)
 
 
 @pytest.mark.parametrize("kind", OutputKind)
@@ -271,7 +273,7 @@ def test_the_loss_is_the_weighted_sum_of_its_named_terms(
     losses = LossesConfig(
         KLConfig(0.7, 10, regulariser=3.0, clip=1e-4),
         ContrastiveConfig(0.4, bound=1.5),
-        PowerConfig([32, 64], frame_weight=2.0, mean_weight=0.3, high_weight=5.0, high_edge=1000, mel_weight=0.2),
+        PowerConfig([32, 64], 2.0, 0.3, high_weight=5.0, high_edge=1000, low_weight=0.6, mel_weight=0.2),
     )
     report = make_objective(kind, losses)(batch, 0)
     t = report.terms
@@ -283,7 +285,8 @@ def test_the_loss_is_the_weighted_sum_of_its_named_terms(
     assert t["kl_clipped"] < t["kl"] and 0 < t["contrast"] < 1.5 + 1e-6
     expected = 0.7 * (t["kl_clipped"] + 3.0 * t.get("scale_regulariser", torch.zeros(())) - 0.4 * t["contrast"])
     expected += 2.0 * (t["spectral_convergence"] + t["spectral_log_magnitude"])
-    expected += 0.3 * t["spectral_mean_power"] + 5.0 * t["spectral_high_band"] + 0.2 * t["spectral_mel"]
+    expected += 0.3 * t["spectral_mean_power"] + 5.0 * t["spectral_high_band"]
+    expected += 0.6 * t["spectral_low_band"] + 0.2 * t["spectral_mel"]
     torch.testing.assert_close(report.loss.detach(), expected)
 
 
@@ -300,9 +303,12 @@ def test_without_its_weights_the_spectrum_is_left_out(make_objective: MakeObject
     assert set(make_objective(losses=losses)(batch, 0).terms) == DIVERGENCE
 
 
-def test_without_its_weight_the_high_band_is_left_out(make_objective: MakeObjective, batch: Batch) -> None:
-    losses = LossesConfig(KLConfig(draws=5), ContrastiveConfig(0.0), PowerConfig([32], high_weight=0.0))
-    assert "spectral_high_band" not in make_objective(losses=losses)(batch, 0).terms
+@pytest.mark.parametrize("band", ["low", "high"])
+def test_without_its_weight_a_band_is_left_out(make_objective: MakeObjective, batch: Batch, band: str) -> None:
+    power = PowerConfig([32], high_edge=1000)
+    setattr(power, f"{band}_weight", 0.0)
+    losses = LossesConfig(KLConfig(draws=5), ContrastiveConfig(0.0), power)
+    assert set(make_objective(losses=losses)(batch, 0).terms) == DIVERGENCE | SPECTRAL - {f"spectral_{band}_band"}
 
 
 @pytest.mark.parametrize(

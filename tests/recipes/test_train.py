@@ -186,7 +186,7 @@ def test_every_term_of_a_distillation_is_in_tensorboard(
     succeed(*DISTILL, *SHORT, f"data={toy_corpus}", f"teacher_checkpoint={teacher}", f"run={tmp_path}")
     events = read_events(tmp_path)
     terms = {"loss", "kl", "cross_entropy", "entropy", "kl_clipped", "kl_other", "contrast"}
-    spectral = ("convergence", "log_magnitude", "mean_power", "high_band", "mel")
+    spectral = ("convergence", "log_magnitude", "mean_power", "low_band", "high_band", "mel")
     terms |= {f"spectral_{name}" for name in spectral}
     terms |= {"scale_regulariser"} if kind == "gaussian" else set()
     curves = {f"{stage}/{term}" for stage in ("train", "valid") for term in terms}

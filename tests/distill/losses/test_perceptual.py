@@ -140,7 +140,7 @@ def test_distillation_weighs_it_and_hands_its_gradient_to_the_student(
     losses = LossesConfig(
         KLConfig(weight=0.0),
         ContrastiveConfig(weight=0.0),
-        PowerConfig([32], frame_weight=0.0, mean_weight=0.0, high_weight=0.0, mel_weight=0.0),
+        PowerConfig([32], frame_weight=0.0, mean_weight=0.0, high_weight=0.0, low_weight=0.0, mel_weight=0.0),
         PerceptualConfig(weight, "somewhere"),
     )
     ear = PerceptualLoss(classifier, level=0.5)

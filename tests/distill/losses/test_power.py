@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from distill.losses.power import POWER_FLOOR, PowerConfig, SpectralDistance, power_spectrogram, spectral_distance
+from distill.losses.power import POWER_FLOOR, Edges, PowerConfig, SpectralDistance, power_spectrogram, spectral_distance
 
 SIZES = [64, 256]
 T = 2048
-EDGE = 2000 / 8000
+EDGES = Edges(low=125 / 8000, high=2000 / 8000)
 
 
 @pytest.fixture
@@ -22,18 +22,17 @@ def speech() -> Tensor:
 
 
 def _total(distance: SpectralDistance) -> Tensor:
-    terms = (distance.convergence, distance.log_magnitude, distance.mean_power, distance.high_band)
-    return torch.stack([term for term in terms if term is not None]).sum()
+    return torch.stack([term for term in vars(distance).values() if term is not None]).sum()
 
 
 def test_equal_signals_are_at_no_distance(speech: Tensor) -> None:
-    for value in vars(spectral_distance(speech, speech.clone(), SIZES, EDGE)).values():
+    for value in vars(spectral_distance(speech, speech.clone(), SIZES, EDGES)).values():
         assert value == 0
 
 
 def test_every_term_falls_on_the_way_to_the_target(speech: Tensor) -> None:
     other = 0.05 * torch.randn_like(speech)
-    path = [spectral_distance(torch.lerp(other, speech, w), speech, SIZES, EDGE) for w in (0.0, 0.4, 0.8, 0.95, 1.0)]
+    path = [spectral_distance(torch.lerp(other, speech, w), speech, SIZES, EDGES) for w in (0.0, 0.4, 0.8, 0.95, 1.0)]
     for name in vars(path[0]):
         values = [getattr(step, name).item() for step in path]
         assert values == sorted(values, reverse=True) and values[0] > 10 * values[-2] / 9
@@ -66,7 +65,7 @@ def test_gradients_are_finite_on_digital_silence(speech: Tensor, silent: str) ->
     x = torch.zeros_like(speech) if silent != "target" else speech.clone()
     target = torch.zeros_like(speech) if silent != "x" else speech
     x.requires_grad_()
-    loss = _total(spectral_distance(x, target, SIZES, EDGE))
+    loss = _total(spectral_distance(x, target, SIZES, EDGES))
     loss.backward()
     assert loss.isfinite() and x.grad is not None and x.grad.isfinite().all()
 
@@ -102,7 +101,7 @@ def test_the_high_band_ignores_what_changes_below_its_edge_and_sees_what_changes
     room = 1e-3 * torch.randn(1, T, dtype=torch.float64)
 
     def change(hertz: float) -> tuple[float, float]:
-        distance = spectral_distance(room + _tone(3500) + _tone(hertz), room + _tone(3500), SIZES, EDGE)
+        distance = spectral_distance(room + _tone(3500) + _tone(hertz), room + _tone(3500), SIZES, EDGES)
         assert distance.high_band is not None
         return distance.high_band.item(), distance.log_magnitude.item()
 
@@ -115,9 +114,9 @@ def test_the_high_band_ignores_what_changes_below_its_edge_and_sees_what_changes
 
 def test_the_high_band_hears_a_hiss_that_the_other_terms_hardly_notice(speech: Tensor) -> None:
     hiss = torch.fft.rfft(torch.randn_like(speech))
-    hiss[:, : round(2 * EDGE * hiss.shape[1])] = 0
+    hiss[:, : round(2 * EDGES.high * hiss.shape[1])] = 0
     noisy = speech + 0.01 * torch.fft.irfft(hiss, n=T)
-    distance = spectral_distance(noisy, speech, SIZES, EDGE)
+    distance = spectral_distance(noisy, speech, SIZES, EDGES)
     assert distance.high_band is not None
     assert distance.high_band > 5 * distance.convergence and distance.high_band > 1.5 * distance.log_magnitude
 
@@ -125,28 +124,61 @@ def test_the_high_band_hears_a_hiss_that_the_other_terms_hardly_notice(speech: T
 @pytest.mark.parametrize("gain", [0.25, 0.5, 2.0, 4.0])
 def test_in_the_high_band_too_loud_costs_as_much_as_too_quiet(gain: float) -> None:
     real, other = (torch.randn(2, 8 * T, dtype=torch.float64) for _ in range(2))
-    distances = [spectral_distance(level * other, real, SIZES, EDGE).high_band for level in (gain, 1 / gain, 1.0)]
+    distances = [spectral_distance(level * other, real, SIZES, EDGES).high_band for level in (gain, 1 / gain, 1.0)]
     assert None not in distances
     loud, quiet, right = (distance.item() for distance in distances if distance is not None)
     assert loud == pytest.approx(quiet, rel=0.05) and right < loud
 
 
 def test_where_the_recording_has_no_high_band_the_distance_stays_small() -> None:
-    distance = spectral_distance(torch.randn(1, T, dtype=torch.float64), _tone(200), SIZES, EDGE).high_band
+    distance = spectral_distance(torch.randn(1, T, dtype=torch.float64), _tone(200), SIZES, EDGES).high_band
     assert distance is not None and distance < 1 + math.log(1e5)
 
 
-def test_without_an_edge_there_is_no_high_band(speech: Tensor) -> None:
-    assert spectral_distance(speech, speech, SIZES).high_band is None
-    assert PowerConfig(high_weight=0.0, high_edge=1e6).band(8000) is None
+def test_without_an_edge_there_is_no_band(speech: Tensor) -> None:
+    distance = spectral_distance(speech, speech, SIZES)
+    assert distance.low_band is None and distance.high_band is None
+    assert PowerConfig(high_weight=0.0, high_edge=1e6, low_weight=0.0).edges(8000) == (None, None)
 
 
 def test_an_edge_that_the_windows_do_not_see_is_refused() -> None:
     with pytest.raises(
         ValueError, match=r"power.high_edge is 3900 Hz.*windows of 64 samples.*at 8000 Hz.*high_weight=0"
     ):
-        PowerConfig(SIZES, high_edge=3900).band(8000)
-    assert PowerConfig(SIZES, high_edge=3000).band(8000) == 0.375
+        PowerConfig(SIZES, high_edge=3900).edges(8000)
+    assert PowerConfig(SIZES, high_edge=3000, low_edge=80).edges(8000) == (0.01, 0.375)
+
+
+# The low band, below 125 Hz
+
+
+def test_the_low_band_ignores_what_changes_above_its_edge_and_sees_what_changes_below() -> None:
+    room = 1e-3 * torch.randn(1, T, dtype=torch.float64)
+
+    def change(other: Tensor) -> float:
+        distance = spectral_distance(room + _tone(3500) + other, room + _tone(3500), [256], EDGES).low_band
+        assert distance is not None
+        return distance.item()
+
+    for above in (500, 1500, 3000):
+        assert change(_tone(above)) < 0.1
+    for below in (10, 30, 60):
+        assert change(_tone(below)) > 1
+    assert change(torch.full((1, T), 0.1, dtype=torch.float64)) > 1
+
+
+def test_the_low_band_feels_an_offset_in_a_pause_that_the_other_terms_hardly_notice(speech: Tensor) -> None:
+    paused = torch.cat([speech, 1e-4 * torch.randn_like(speech)], dim=1)
+    distance = spectral_distance(paused + 0.004, paused, [256, 1024], EDGES)
+    assert distance.low_band is not None
+    assert distance.low_band > 5 * max(distance.convergence, distance.log_magnitude, distance.mean_power)
+
+
+@pytest.mark.parametrize("size", [4, 64, 256, 4096])
+def test_every_window_sees_an_offset(size: int) -> None:
+    zero = torch.zeros(1, 4096)
+    distance = spectral_distance(zero + 0.1, zero, [size], Edges(low=1e-6)).low_band
+    assert distance is not None and distance > 1
 
 
 # Precision and refusals
@@ -166,9 +198,9 @@ def test_every_resolution_sees_the_first_and_the_last_sample(speech: Tensor) -> 
 
 def test_autocast_changes_nothing(speech: Tensor) -> None:
     other = speech.roll(3, dims=1)
-    exact = spectral_distance(other, speech, SIZES, EDGE)
+    exact = spectral_distance(other, speech, SIZES, EDGES)
     with torch.autocast("cpu", torch.bfloat16):
-        under = spectral_distance(other, speech, SIZES, EDGE)
+        under = spectral_distance(other, speech, SIZES, EDGES)
     for name, value in vars(exact).items():
         assert getattr(under, name).dtype == torch.float32
         torch.testing.assert_close(getattr(under, name), value, rtol=0, atol=0)
@@ -189,6 +221,8 @@ def test_a_signal_shorter_than_the_window_is_refused() -> None:
         {"high_weight": -1.0},
         {"mel_weight": math.nan},
         {"high_edge": 0.0},
+        {"low_weight": -1.0},
+        {"low_edge": math.inf},
     ],
 )
 def test_a_config_that_makes_no_sense_is_refused(changes: dict[str, object]) -> None:
