@@ -15,6 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+Distance = Callable[[Tensor, Tensor], Tensor]  # of two power spectrograms (B, frames, F), a mean
+
 POWER_FLOOR = 1e-7
 MAIN_LOBE = 2  # bins of a Hann window's main lobe beside its centre: so far does a tone outside a band reach into it
 
@@ -145,16 +147,11 @@ def spectral_distance(x: Tensor, target: Tensor, fft_sizes: list[int], edges: Ed
     mean_power: mean over frequencies of |ln mean_t |X|^2 - ln mean_t |Y|^2|, the relative error of the time-averaged
     power (Parallel WaveNet's power loss is its squared absolute error, which the loudest bands rule).
     """
-    pairs = [
-        (size, power_spectrogram(x, size), power_spectrogram(target, size)) for size in fft_sizes
-    ]  # (B, frames, F)
+    spectra = [(size, power_spectrogram(x, size), power_spectrogram(target, size)) for size in fft_sizes]
 
-    def mean(
-        distance: Callable[[Tensor, Tensor], Tensor], bins: Callable[[int], slice] = lambda _: slice(None)
-    ) -> Tensor:
-        return torch.stack(
-            [distance(power[..., bins(size)], real[..., bins(size)]) for size, power, real in pairs]
-        ).mean()
+    def mean(distance: Distance, bins: Callable[[int], slice] = lambda _: slice(None)) -> Tensor:
+        distances = [distance(power[..., bins(size)], real[..., bins(size)]) for size, power, real in spectra]
+        return torch.stack(distances).mean()
 
     return SpectralDistance(
         mean(_convergence),
