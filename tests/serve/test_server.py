@@ -461,6 +461,11 @@ def workers(server: Any) -> list[int]:
     return found
 
 
+def both_have_loaded(server: Any) -> None:
+    """One answers that it is ready as soon as itself is."""
+    server.wait_until(lambda: server.log.read_text().count("speaking: ") == 2, "second worker with its models")
+
+
 def drains(server: Any) -> bool:
     try:
         return server.get("/readyz").status_code == 503
@@ -476,6 +481,7 @@ def test_a_signal_to_all_processes_of_a_server_lets_them_finish(
     """A terminal's Ctrl-C, and what systemd sends to a control group."""
     mel = toy_utterance(20)
     server = start_server("--checkpoint", toy_student, "--workers", 2, "--grace", 100)
+    both_have_loaded(server)
     with conversation(server, seed=1) as talking:
         talking.send(frames(mel))
         hear(talking, 17 * 64)
@@ -493,6 +499,7 @@ def test_two_signals_end_a_server_at_once(
     start_server: Callable[..., Any], toy_student: Path, toy_utterance: Utterance
 ) -> None:
     server = start_server("--checkpoint", toy_student, "--workers", 2, "--grace", 1000)
+    both_have_loaded(server)
     with conversation(server) as talking:
         talking.send(frames(toy_utterance(20)))
         hear(talking, 17 * 64)
@@ -524,7 +531,7 @@ def test_a_worker_that_dies_is_replaced(
             return False
         return True
 
-    server.wait_until(lambda: len(workers(server)) == 2, "two workers")
+    both_have_loaded(server)
     assert speaks()
     victim, other = workers(server)
     os.kill(victim, signal.SIGKILL)
