@@ -112,4 +112,3 @@ def test_what_the_readme_says_of_the_voice_are_figures_of_its_tables() -> None:
         f"{mel['griffin-lim']:.3f}" in said
     )
     assert f"with a PESQ of {pesq['kathleen-teacher']:.2f}" in said
-
