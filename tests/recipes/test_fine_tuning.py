@@ -97,6 +97,25 @@ def test_a_model_that_gains_pitch_computes_at_first_what_it_did(toy_teacher: Pat
     assert head and all(torch.equal(model.state_dict()[name], weight) for name, weight in head.items())
 
 
+def test_a_student_begins_as_a_narrower_one(
+    succeed: Callable[..., Finished],
+    refuse: Callable[..., str],
+    toy_corpus: Path,
+    toy_teacher: Path,
+    toy_student: Path,
+    tmp_path: Path,
+) -> None:
+    common = [f"data={toy_corpus}", f"teacher_checkpoint={toy_teacher}"]
+    wider = ["student.residual=20", "student.gate=36"]
+    succeed(*DISTILL, *common, *wider, f"init_from={toy_student}", f"run={tmp_path / 'wide'}")
+    narrow, wide = (load_student(run)[0] for run in (toy_student, tmp_path / "wide"))
+    assert (narrow.config.residual, wide.config.residual) < (20, 21)
+    mel = 2.5 * torch.randn(1, 20, 10) - 5
+    torch.testing.assert_close(wide.generate(mel), narrow.generate(mel), rtol=1e-3, atol=1e-4)
+    said = refuse(*DISTILL, *common, f"init_from={tmp_path / 'wide'}", f"run={tmp_path / 'narrow'}")
+    assert "gate is 36 there and 32 here; residual is 20 there and 16 here" in said and "or more channels" in said
+
+
 def test_teacher_and_student_of_pitch_grow_out_of_those_without(
     succeed: Callable[..., Finished],
     corpus_with_pitch: Path,
