@@ -23,7 +23,7 @@ from recipes.cli import report_errors
 from recipes.configuration import ConfigError, configure
 from recipes.distill_student import DistillConfig, distill
 from recipes.evaluate import Options, evaluate
-from recipes.evaluate_measures import MEASURES, cells, row_from_json
+from recipes.evaluate_measures import MEASURES, Estimate, cells, estimate, row_from_json
 from recipes.provenance import provenance, table
 from wavenet.checkpoint import load_description
 from wavenet.device import find_device
@@ -116,7 +116,26 @@ def report(results: list[dict[str, Any]]) -> str:
     if len({one["teacher"].partition(", ")[2] for one in results}) > 1:
         said += " The teachers' steps differ."
     origins = [f"- {one['row']}: {_origin(one['provenance'])}" for one in results]
-    return "\n\n".join([said, table([header, *lines]), "\n".join(origins)])
+    return "\n\n".join([said, table([header, *lines]), *_report_differences(results), "\n".join(origins)])
+
+
+def base_of(row: str) -> str | None:
+    """The row that this one differs from in one thing; None for those that others are compared with."""
+    if row in ("full", "mixture"):
+        return None
+    if row in ("mulaw", "gaussian", "without_pitch"):
+        return "mixture"  # of their teacher's budget
+    return "with_mel" if row.startswith("with_mel_") else "full"
+
+
+def collect(out: Path) -> list[dict[str, Any]]:
+    """The rows that are done in OUT, each with its figures less those of its base, clip by clip."""
+    results = {path.parent.name: json.loads(path.read_text()) for path in sorted(out.glob("*/ablation.json"))}
+    for row, result in results.items():
+        if (base := base_of(row)) in results:
+            own, other = (_figures_by_clip(out / name, results[name]["judged"]["name"]) for name in (row, base))
+            result["less"] = {"row": base, "estimates": {key: asdict(_less(own, other, key)) for key in COLUMNS}}
+    return list(results.values())
 
 
 def publish(results: list[dict[str, Any]], store: Path = RESULTS, readme: Path = README) -> str:
@@ -126,6 +145,29 @@ def publish(results: list[dict[str, Any]], store: Path = RESULTS, readme: Path =
     before, _, rest = readme.read_text().partition(BEGIN)
     readme.write_text(before + "\n\n".join([BEGIN, text, END]) + rest.partition(END)[2])
     return text
+
+
+def _report_differences(results: list[dict[str, Any]]) -> list[str]:
+    """The table of what the rows differ by, if any has a base among them."""
+    header = ["row", "less", *(measure.label for measure in COLUMNS.values())]
+    lines = []
+    for result in results:
+        if less := result.get("less"):
+            row = row_from_json({"name": result["row"], "kind": "difference", "estimates": less["estimates"]})
+            lines.append([*(name.replace("_", " ") for name in (row.name, less["row"])), *cells(row, COLUMNS)])
+    return ["Differences, clip by clip:", table([header, *lines])] if lines else []
+
+
+def _figures_by_clip(run: Path, name: str) -> dict[str, dict[str, float]]:
+    """What the row's evaluation says of every clip: its id -> figures."""
+    evaluation = json.loads((run / "evaluation" / "evaluation.json").read_text())
+    return {clip["id"]: clip["figures"][name]["values"] for clip in evaluation["clips"]}
+
+
+def _less(own: dict[str, dict[str, float]], other: dict[str, dict[str, float]], key: str) -> Estimate:
+    """The mean difference over the clips for which both have the figure."""
+    both = [clip for clip in own if key in own[clip] and key in other.get(clip, {})]
+    return estimate([own[clip][key] - other[clip][key] for clip in both], 0, seed=0)
 
 
 def _compared(result: dict[str, Any]) -> dict[str, Any]:
@@ -164,7 +206,7 @@ def run_row(
 @app.command("table")
 def write_table(out: Annotated[Path, typer.Option(help="Folder of the rows.")] = RUNS) -> None:
     """Collect the rows that are done into distill/README.md."""
-    print(publish([json.loads(path.read_text()) for path in sorted(out.glob("*/ablation.json"))]))
+    print(publish(collect(out)))
 
 
 if __name__ == "__main__":

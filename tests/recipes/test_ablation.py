@@ -111,6 +111,33 @@ def test_rows_stand_in_one_order_with_their_figures_and_origins() -> None:
     assert "- full: `run full`, abacus, torch 2, commit `abc`" in lines
 
 
+def test_every_row_is_compared_with_what_it_differs_from_in_one_thing() -> None:
+    bases = {row: ablation.base_of(row) for row in ablation.rows()}
+    assert {row for row, base in bases.items() if base is None} == {"full", "mixture"}
+    assert {row for row, base in bases.items() if base == "mixture"} == {"gaussian", "mulaw", "without_pitch"}
+    assert bases["with_mel_without_kl"] == "with_mel" and bases["with_mel"] == bases["without_kl"] == "full"
+
+
+def test_differences_are_those_of_the_clips_that_both_have(tmp_path: Path) -> None:
+    spoken = {
+        "full": {"a": {"pesq": 2.0, "floor": 1.0}, "b": {"pesq": 1.5}, "c": {"pesq": 4.0}},
+        "without_kl": {"a": {"pesq": 1.75, "floor": 3.0}, "b": {"pesq": 1.0}, "d": {"pesq": 1.0}},
+    }
+    for row, clips in spoken.items():
+        (tmp_path / row / "evaluation").mkdir(parents=True)
+        (tmp_path / row / "ablation.json").write_text(json.dumps(result(row, pesq=2.0)))
+        heard = [{"id": name, "figures": {row: {"values": values}}} for name, values in clips.items()]
+        (tmp_path / row / "evaluation" / "evaluation.json").write_text(json.dumps({"clips": heard}))
+    full, without = ablation.collect(tmp_path)
+    assert "less" not in full and without["less"]["row"] == "full"
+    pesq = without["less"]["estimates"]["pesq"]
+    assert (pesq["mean"], pesq["clips"], pesq["low"], pesq["high"]) == (-0.375, 2, -0.5, -0.25)
+    assert without["less"]["estimates"]["floor"]["mean"] == 2 and without["less"]["estimates"]["f0"]["mean"] is None
+    cells = [cell.strip() for cell in ablation.report([full, without]).split("clip by clip:")[1].split("|")]
+    assert cells[cells.index("without kl") :][:3] == ["without kl", "full", "-0.38 ± 0.12"] and "2.00" in cells
+    assert "clip by clip" not in ablation.report([full])
+
+
 def test_a_table_without_rows_is_refused() -> None:
     with pytest.raises(ConfigError, match="no row is done"):
         ablation.report([])
