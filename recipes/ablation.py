@@ -64,7 +64,7 @@ def train_row(row: str, teacher: Path, data: Path, steps: int, out: Path, overri
 def judge_row(row: str, config: DistillConfig, clips: int | None) -> dict[str, Any]:
     """What the table needs of a row that is done, written to OUT/ROW/ablation.json."""
     run = Path(config.run)
-    options = Options(checkpoints=[run], data=Path(config.data), out=run / "evaluation", clips=clips)
+    options = Options(checkpoints=[run], data=Path(config.data), out=run / "evaluation", clips=clips, rounds=0)
     judged = next(one for one in evaluate(options) if one.kind == "student")
     teacher = load_description(config.teacher_checkpoint)
     result = {

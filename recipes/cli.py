@@ -43,6 +43,7 @@ Overrides = Annotated[list[str] | None, typer.Argument(metavar="[FIELD=VALUE]...
 Show = Annotated[str | None, typer.Option("--cfg", metavar="job", help="Print the configuration and stop.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:N, or auto: a GPU where there is one.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of the noise; the same seed gives the same file.")]
+Rounds = Annotated[int, typer.Option(min=0, help="Of the correction towards the mel; 0: the student alone.")]
 Schema = TypeVar("Schema")
 
 
@@ -116,6 +117,7 @@ def synthesize(
     temperature: Annotated[float, typer.Option(min=0, help="Factor on the student's noise.")] = 1.0,
     speaker: Annotated[str | None, typer.Option(help="Name of a speaker, where the voice has several.")] = None,
     backend: Annotated[Sampler, typer.Option(help="parallel: a student; the others: a teacher.")] = Sampler.parallel,
+    rounds: Rounds = 6,
     plot: Annotated[bool, typer.Option("--plot", help="Write spectrogram pictures too.")] = False,
 ) -> None:
     """Speak: a waveform for every sound file or mel."""
@@ -124,7 +126,10 @@ def synthesize(
     from wavenet.sampling.generate import Backend
 
     sequential = None if backend is Sampler.parallel else Backend(backend.value)
-    summary = run(Options(inputs, checkpoint, out, device, dtype.value, seed, temperature, speaker, sequential, plot))
+    options = Options(
+        inputs, checkpoint, out, device, dtype.value, seed, temperature, speaker, sequential, rounds, plot
+    )
+    summary = run(options)
     typer.echo(summary)
     if summary.refused:
         raise ValueError(f"{len(summary.refused)} of the inputs refused:\n  " + "\n  ".join(summary.refused))
@@ -147,6 +152,7 @@ def evaluate(
     device: Device = "auto",
     dtype: Annotated[Dtype, typer.Option(help="Of a student's matrix products.")] = Dtype.float32,
     seed: Seed = 0,
+    rounds: Rounds = 6,
     workers: Annotated[
         int | None, typer.Option(min=0, help="Processes that measure; by default one per core, 0: this one.")
     ] = None,
@@ -157,7 +163,7 @@ def evaluate(
     from recipes.evaluate_measures import report
 
     chosen = None if split is None else split.value
-    options = Options(checkpoint, data, out, chosen, clips, seconds, sample, device, dtype.value, seed, workers)
+    options = Options(checkpoint, data, out, chosen, clips, seconds, sample, device, dtype.value, seed, rounds, workers)
     typer.echo(report(run(options)))
     typer.echo(f"\npage: {out / 'evaluation.html'}")
 
@@ -213,6 +219,7 @@ def serve(
     port: Annotated[int, typer.Option(help="0 takes a free one.")] = 8000,
     device: Device = "auto",
     dtype: Annotated[Dtype, typer.Option(help="Of the students' matrix products.")] = Dtype.float32,
+    rounds: Rounds = 6,
     workers: Annotated[int, typer.Option(help="Processes, which share the cores.")] = 1,
     token: Annotated[
         str, typer.Option(envvar="WAVENET_TOKEN", show_envvar=True, help="What clients must show; none by default.")
@@ -232,7 +239,9 @@ def serve(
 
     limits: dict[str, Any] = {"max_seconds": max_seconds, "max_bytes": max_bytes, "batch": batch}
     limits |= {"queue": queue, "patience": patience, "grace": grace}
-    config = ServeConfig(named_checkpoints(checkpoint), host, port, device, dtype.value, workers, token, **limits)
+    config = ServeConfig(
+        named_checkpoints(checkpoint), host, port, device, dtype.value, rounds, workers, token, **limits
+    )
     if code := run(config):
         raise typer.Exit(code)
 

@@ -14,11 +14,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from data.atomic import write_atomic
 from data.audio import Wave, from_pcm, to_pcm
 from data.mel import MelConfig
+from distill.correction import ROUNDS, MelCorrection
 from recipes.configuration import ConfigError
 from recipes.evaluate_clips import Clip, Pcm, choose_split, read_clips
 from recipes.evaluate_measures import Figures, Row, judge, report, summarise
@@ -40,6 +42,7 @@ from wavenet.world import resynthesise
 LIBRARIES = ("pesq", "pystoi", "pkg_resources", "pyworld")  # pyworld asks for pkg_resources, of setuptools below 81
 SHOWN = 8  # clips with players and pictures
 ORIGINAL = "original"
+CORRECTED = ", corrected"  # of a baseline, by the correction that students have: what it does of itself
 BASELINES: dict[str, Callable[[Clip, MelConfig, int], Wave]] = {
     "griffin-lim": lambda clip, mel, seed: griffin_lim(clip.mel, mel, seed=seed),
     "world": lambda clip, mel, seed: resynthesise(clip.wav, mel.sample_rate),
@@ -61,6 +64,7 @@ class Options:
     device: str = "auto"
     dtype: str = "float32"  # of a student's matrix products
     seed: int = 0
+    rounds: int = ROUNDS  # of the correction; 0: without it
     workers: int | None = None  # processes that measure; None: one per core, 0: this one
 
 
@@ -107,8 +111,9 @@ def evaluate(options: Options) -> list[Row]:
     for checkpoint, description in descriptions.items():
         _check_speakers(checkpoint, description, clips)
     voices = [
-        (_student if description.kind == "student" else _teacher)(checkpoint, clips, options)
+        voice
         for checkpoint, description in descriptions.items()
+        for voice in (_students if description.kind == "student" else _teacher)(checkpoint, clips, options)
     ]
     gain = max(description.gain for description in descriptions.values())  # a clip is silent if it is so to every model
     judged = _judge_all(clips, voices, mel, gain, options)
@@ -117,16 +122,22 @@ def evaluate(options: Options) -> list[Row]:
     return rows
 
 
-def _student(checkpoint: Path, clips: list[Clip], options: Options) -> Voice:
-    vocoder = Vocoder.from_pretrained(checkpoint, device=options.device, dtype=options.dtype)
+def _students(checkpoint: Path, clips: list[Clip], options: Options) -> list[Voice]:
+    """The student as it speaks, and, where that is something else, without the correction."""
+    said = [_student(checkpoint, clips, options, options.rounds, str(checkpoint))]
+    return [*said, _student(checkpoint, clips, options, 0, f"{checkpoint}, uncorrected")] if options.rounds else said
+
+
+def _student(checkpoint: Path, clips: list[Clip], options: Options, rounds: int, name: str) -> Voice:
+    vocoder = Vocoder.from_pretrained(checkpoint, device=options.device, dtype=options.dtype, rounds=rounds)
 
     def speak(clip: Clip) -> Wave:
         return vocoder(clip.mel, seed=options.seed, speaker=clip.speaker if vocoder.speakers else None)
 
-    return _spoken(Voice(str(checkpoint), "student"), clips, speak)
+    return _spoken(Voice(name, "student"), clips, speak)
 
 
-def _teacher(checkpoint: Path, clips: list[Clip], options: Options) -> Voice:
+def _teacher(checkpoint: Path, clips: list[Clip], options: Options) -> list[Voice]:
     model, description = load_teacher(find_checkpoint(checkpoint))
     model = model.to(options.device)
     voice = Voice(str(checkpoint), "teacher")
@@ -138,7 +149,7 @@ def _teacher(checkpoint: Path, clips: list[Clip], options: Options) -> Voice:
         x = generate(model, mel, speaker, seed=options.seed, backend=Backend.numba)
         return (x[0] / description.gain).float().cpu().numpy()
 
-    return _spoken(voice, clips, speak) if options.sample else voice
+    return [_spoken(voice, clips, speak) if options.sample else voice]
 
 
 def _spoken(voice: Voice, clips: list[Clip], speak: Callable[[Clip], Wave]) -> Voice:
@@ -174,7 +185,7 @@ def _speaker(description: Description, clip: Clip) -> torch.Tensor | None:
 
 def _judge_all(clips: list[Clip], voices: list[Voice], mel: MelConfig, gain: float, options: Options) -> list[Judged]:
     said = [{voice.name: voice.said[n] for voice in voices if voice.said} for n in range(len(clips))]
-    work = partial(_judge_clip, mel=mel, gain=gain, seed=options.seed)
+    work = partial(_judge_clip, mel=mel, gain=gain, seed=options.seed, rounds=options.rounds)
     bar = partial(tqdm, total=len(clips), desc="judge", unit="clip")
     workers = min(os.cpu_count() or 1 if options.workers is None else options.workers, len(clips))
     if workers == 0:
@@ -187,18 +198,25 @@ def _judge_all(clips: list[Clip], voices: list[Voice], mel: MelConfig, gain: flo
             raise RuntimeError("a process that measures was killed (out of memory?): try fewer --workers") from error
 
 
-def _judge_clip(clip: Clip, said: dict[str, Pcm], mel: MelConfig, gain: float, seed: int) -> Judged:
+def _judge_clip(clip: Clip, said: dict[str, Pcm], mel: MelConfig, gain: float, seed: int, rounds: int) -> Judged:
     griffin_lim(clip.mel[:, :4], mel, iterations=1)  # loads its library, which takes none of the time
-    judged = Judged({ORIGINAL: clip.pcm}, {}, {})
+    judged, correction = Judged({ORIGINAL: clip.pcm}, {}, {}), MelCorrection(mel, rounds)
     for name, say in BASELINES.items():
         started = time.perf_counter()
         wav = say(clip, mel, seed)
         judged.seconds[name] = time.perf_counter() - started
         judged.said[name] = to_pcm(wav)
+        if rounds:
+            judged.said[f"{name}{CORRECTED}"] = to_pcm(_correct(correction, wav, clip.mel))
     judged.said |= said
     for name, pcm in judged.said.items():
         judged.figures[name] = judge(clip, from_pcm(pcm), mel, gain)
     return judged
+
+
+def _correct(correction: MelCorrection, wav: Wave, mel: NDArray[np.float32]) -> Wave:
+    with torch.inference_mode():
+        return correction(torch.from_numpy(wav)[None], torch.from_numpy(mel)[None])[0].numpy()
 
 
 def _rows(clips: list[Clip], voices: list[Voice], judged: list[Judged], mel: MelConfig, seed: int) -> list[Row]:
@@ -208,8 +226,8 @@ def _rows(clips: list[Clip], voices: list[Voice], judged: list[Judged], mel: Mel
         return real_time_factor(samples, seconds, mel.sample_rate) if seconds else None
 
     rows = [summarise(ORIGINAL, "original", [one.figures[ORIGINAL] for one in judged], None, seed)]
-    for name in BASELINES:
-        seconds = sum(one.seconds[name] for one in judged)
+    for name in (name for name in judged[0].said if name.removesuffix(CORRECTED) in BASELINES):
+        seconds = sum(one.seconds.get(name, 0.0) for one in judged)
         rows.append(summarise(name, "baseline", [one.figures[name] for one in judged], speed(seconds), seed))
     for voice in voices:
         for n, bits in enumerate(voice.bits):

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from data.audio import AudioError, read_audio, resample, write_wav
 from data.mel import MelConfig, MelError, load_mel, log_mel
+from distill.correction import ROUNDS
 from recipes.inputs import InputError, Source, find_sources
 from recipes.outputs import check_writable
 from recipes.pictures import draw_mels
@@ -42,6 +43,7 @@ class Options:
     temperature: float = 1.0
     speaker: str | None = None
     sequential: Backend | None = None  # sample a teacher, by this backend
+    rounds: int = ROUNDS  # of a student's correction
     plot: bool = False
 
 
@@ -104,7 +106,9 @@ def sampler(options: Options) -> tuple[MelConfig, Speak, Distance]:
     """The mel that the checkpoint reads, the function that speaks one, and how far one is from what it knows."""
     if options.sequential is not None:
         return *_teacher(options, options.sequential), lambda mel: None
-    vocoder = Vocoder.from_pretrained(options.checkpoint, device=options.device, dtype=options.dtype)
+    vocoder = Vocoder.from_pretrained(
+        options.checkpoint, device=options.device, dtype=options.dtype, rounds=options.rounds
+    )
     speaker_index(options.speaker, vocoder.speakers)  # refuses an unknown name before there is anything to lose
 
     def speak(mel: Mel) -> NDArray[np.float32]:
@@ -115,8 +119,8 @@ def sampler(options: Options) -> tuple[MelConfig, Speak, Distance]:
 
 
 def _teacher(options: Options, backend: Backend) -> tuple[MelConfig, Speak]:
-    if options.temperature != 1 or options.dtype != "float32":
-        raise InputError("--temperature and --dtype are for students: leave them out for a teacher")
+    if options.temperature != 1 or options.dtype != "float32" or options.rounds != ROUNDS:
+        raise InputError("--temperature, --dtype and --rounds are for students: leave them out for a teacher")
     checkpoint = find_checkpoint(options.checkpoint)
     model, description = load_teacher(checkpoint)
     device = find_device("cpu" if backend is Backend.numba else options.device)

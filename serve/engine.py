@@ -209,7 +209,7 @@ class Engine:
         return [job for job in batch if job.stream.student is student]
 
     def _advance(self, jobs: list[Job]) -> None:
-        began = time.perf_counter()
+        began, made = time.perf_counter(), [job.stream.made for job in jobs]
         try:
             pieces = jobs[0].stream.student.advance([job.stream for job in jobs])
             waves = [piece.cpu().numpy() for piece in pieces]
@@ -217,11 +217,12 @@ class Engine:
             self._fail(jobs, error)
             return
         seconds = (time.perf_counter() - began) / len(jobs)
-        for job, wave in zip(jobs, waves, strict=True):
-            job.clock += len(wave)
+        for job, wave, so_far in zip(jobs, waves, made, strict=True):
+            job.clock += job.stream.made - so_far
             job.seconds += seconds
             self._metrics.samples.inc(len(wave))
-            job.deliver(wave)
+            if len(wave):
+                job.deliver(wave)
             if job.stream.done:
                 job.deliver(None)
                 self._leave(job)

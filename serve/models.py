@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from serve.problems import Problem, unavailable
-from serve.streaming import LOOK_AHEAD
 from serve.vocoder import Vocoder
 
 logger = logging.getLogger("serve")
@@ -22,11 +21,11 @@ class Models:
 
     Args:
         checkpoints: name -> directory; the first is the default.
-        device, dtype: see `Vocoder.from_pretrained`.
+        device, dtype, rounds: see `Vocoder.from_pretrained`.
     """
 
-    def __init__(self, checkpoints: dict[str, Path], device: str, dtype: str) -> None:
-        self._checkpoints, self._device, self._dtype = checkpoints, device, dtype
+    def __init__(self, checkpoints: dict[str, Path], device: str, dtype: str, rounds: int) -> None:
+        self._checkpoints, self._device, self._dtype, self._rounds = checkpoints, device, dtype, rounds
         self._vocoders: dict[str, Vocoder] = {}
         self._loaded = 0.0
         self._loading = threading.Lock()
@@ -70,7 +69,7 @@ class Models:
                 "sample_rate": vocoder.sample_rate,
                 "mel": asdict(vocoder.mel),
                 "speakers": vocoder.speakers,
-                "look_ahead": LOOK_AHEAD,
+                "look_ahead": vocoder.look_ahead,
                 "loaded": self._loaded,
             }
             for name, vocoder in self._vocoders.items()
@@ -78,7 +77,7 @@ class Models:
 
     def _warm(self, directory: Path) -> Vocoder:
         """Loaded, and with everything in place that is made on first use."""
-        vocoder = Vocoder.from_pretrained(directory, device=self._device, dtype=self._dtype)
+        vocoder = Vocoder.from_pretrained(directory, device=self._device, dtype=self._dtype, rounds=self._rounds)
         silence = np.full((vocoder.mel.n_mels, _WARMING), np.log(vocoder.mel.floor), np.float32)
         speaker = vocoder.speakers[0] if len(vocoder.speakers) > 1 else None
         for _ in vocoder.stream([silence], speaker=speaker):

@@ -33,7 +33,7 @@ class Service:
     def __init__(self, config: ServeConfig, threads: int | None = None) -> None:
         self.config = config
         self.metrics = Metrics()
-        self.models = Models(config.checkpoints, config.device, config.dtype)
+        self.models = Models(config.checkpoints, config.device, config.dtype, config.rounds)
         self.engine = Engine(config.batch, config.queue, threads or cores(), self.metrics)
         self.draining = False
         self._running: set[asyncio.Timeout] = set()

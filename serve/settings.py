@@ -4,6 +4,8 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from distill.correction import ROUNDS
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -14,7 +16,7 @@ class ServeConfig:
     Args:
         checkpoints: name -> directory of a student; the first is the one that speaks unless another is asked for.
         host, port: where to listen; port 0 takes a free one.
-        device, dtype: of every model; see `Vocoder.from_pretrained`.
+        device, dtype, rounds: of every model; see `Vocoder.from_pretrained`.
         workers: processes, which share the cores.
         token: what clients must show; "" asks for none and closes /admin.
         max_seconds: of sound in an utterance, in and out.
@@ -30,6 +32,7 @@ class ServeConfig:
     port: int = 8000
     device: str = "auto"
     dtype: str = "float32"
+    rounds: int = ROUNDS
     workers: int = 1
     token: str = ""
     max_seconds: float = 60.0
@@ -48,7 +51,8 @@ class ServeConfig:
                     f"the model name {name!r} does not fit into a URL: use letters, digits, dots, dashes and "
                     "underscores, as --checkpoint anna=runs/demo/student"
                 )
-        for name, least, most in (("port", 0, 65535), ("workers", 1, 256), ("batch", 1, 1024), ("queue", 0, 10**6)):
+        ranges = {"port": (0, 65535), "rounds": (0, 16), "workers": (1, 256), "batch": (1, 1024), "queue": (0, 10**6)}
+        for name, (least, most) in ranges.items():
             if not least <= getattr(self, name) <= most:
                 raise ValueError(f"{name} is {getattr(self, name)}, but must be from {least} to {most}")
         for name in ("max_seconds", "max_bytes", "patience", "grace"):

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from distill.correction import CorrectionStream, MelCorrection
 from distill.stream import ChainStream, PackedChain, can_stream
 from distill.student import Student
 from wavenet.conditioning import MARGIN
@@ -27,9 +28,10 @@ class StreamingStudent:
     receptive field before it.
     """
 
-    def __init__(self, student: Student, gain: float, dtype: torch.dtype) -> None:
+    def __init__(self, student: Student, gain: float, dtype: torch.dtype, correction: MelCorrection) -> None:
         self.student = student
         self.gain = gain
+        self.correction = correction
         self.hop = student.config.hop_length
         self.weight = next(student.parameters())
         self.dtype = dtype
@@ -42,11 +44,17 @@ class StreamingStudent:
     def advance(self, streams: Sequence["VocoderStream"]) -> list[Tensor]:
         """The next piece (T,) of every stream, all of them of this student and with something ready.
 
-        Without carried states they are one batch, whose rows may be of any length: what comes later does not matter.
+        The first ones are empty, as long as the correction is certain of nothing.
         """
         pieces = [stream.take() for stream in streams]
-        if self.packed is not None:
-            return [stream.carry_on(self.packed, piece) for stream, piece in zip(streams, pieces, strict=True)]
+        if self.packed is None:
+            made = self._batch(pieces)
+        else:
+            made = [stream.carry_on(self.packed, piece) for stream, piece in zip(streams, pieces, strict=True)]
+        return [stream.correct(x / self.gain) for stream, x in zip(streams, made, strict=True)]
+
+    def _batch(self, pieces: Sequence["Piece"]) -> list[Tensor]:
+        """Without carried states: rows may be of any length, since what comes later does not matter."""
         width, frames = max(len(piece.z) for piece in pieces), max(_frames(piece.cond) for piece in pieces)
         z = torch.stack([F.pad(piece.z, (0, width - len(piece.z))) for piece in pieces])  # (B, T)
         conds = [piece.cond for piece in pieces if piece.cond is not None]
@@ -56,7 +64,7 @@ class StreamingStudent:
         given = [piece.excitation for piece in pieces if piece.excitation is not None]
         excited = torch.stack([F.pad(each, (0, 0, 0, width - len(each))) for each in given]) if given else None
         with torch.autocast(z.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            x = self.student.chain(z, cond, self.hop, None, excited)[0].float() / self.gain
+            x = self.student.chain(z, cond, self.hop, None, excited)[0].float()
         return [row[piece.before : len(piece.z)] for row, piece in zip(x, pieces, strict=True)]
 
 
@@ -73,8 +81,9 @@ class Piece:
 class VocoderStream:
     """One utterance: `push` what there is of the mel, and get what is now certain of the waveform; then `finish`.
 
-    A frame's samples need the LOOK_AHEAD frames after it. Besides the layers' states only the frames that are still
-    needed are kept, so an utterance may go on for ever. Not to be used by two threads at a time.
+    The student makes a frame's samples from it and the LOOK_AHEAD frames after it; the correction then waits for some
+    more samples (`MelCorrection.look_ahead`). Besides the layers' states only what is still needed is kept, so an
+    utterance may go on for ever. Not to be used by two threads at a time.
 
     Made by `Vocoder.begin`.
     """
@@ -94,13 +103,16 @@ class VocoderStream:
         self._size = FIRST_PIECE
         self._phase: Tensor | None = None  # (1,), of the next sample
         self._excited: Tensor | None = None  # (n, 3), of the samples before it that are still needed
+        self._correction = CorrectionStream(student.correction)
+        self._asked: list[Tensor] = []  # (1, M, n), frames that the correction has not got yet
+        self.made = 0  # samples, by the student
         self.samples = 0  # said so far
 
     @property
     def ready(self) -> int:
-        """Samples that can be computed from what has come in."""
+        """Samples that the student can make from what has come in."""
         known = self.frames if self._ended else self.frames - LOOK_AHEAD
-        return max(0, known * self.student.hop - self.samples)
+        return max(0, known * self.student.hop - self.made)
 
     @property
     def done(self) -> bool:
@@ -110,6 +122,7 @@ class VocoderStream:
         """More frames (M, n), without computing anything."""
         assert not self._ended
         self._fresh.append(mel[None].to(self.student.weight.device, torch.float32))
+        self._asked.append(self._fresh[-1])
         self.frames += mel.shape[1]
 
     def end(self) -> None:
@@ -135,22 +148,24 @@ class VocoderStream:
     def pieces(self) -> Iterator[Tensor]:
         """What is ready, computed a piece at a time: small ones first, each of a size that is used again next time."""
         while self.ready:
-            yield self.student.advance([self])[0]
+            piece = self.student.advance([self])[0]
+            if len(piece):
+                yield piece
 
     def _all(self) -> Tensor:
         return torch.cat([torch.empty(0, device=self.student.weight.device), *self.pieces()])
 
     def take(self) -> Piece:
-        """What the next piece is made from; it then counts as said."""
+        """What the next piece is made from; it then counts as made."""
         self._gather()
-        own, hop, start = self.student, self.student.hop, self.samples
+        own, hop, start = self.student, self.student.hop, self.made
         stop = start + min(self.ready, self._size)
         begin = max(0, start - own.reach) // hop * hop if own.reach else start
         z = (self._temperature * own.student.noise(self._seed, begin, stop - begin)).to(own.weight)
         frames = begin // hop - 1 - self._first, (stop - 1) // hop + 2 - self._first
         cond = own.student.conditioner.window(self._mel, self._speaker, *frames)
         piece = Piece(z, start - begin, cond, self._excite(start, stop, start - begin))
-        self.samples, self._size = stop, min(2 * self._size, own.largest)
+        self.made, self._size = stop, min(2 * self._size, own.largest)
         return piece
 
     def _gather(self) -> None:
@@ -158,7 +173,7 @@ class VocoderStream:
         if not self._fresh:
             return
         if self._mel is not None:
-            needed = (self.samples - self.student.reach) // self.student.hop - 2 - LOOK_BACK
+            needed = (self.made - self.student.reach) // self.student.hop - 2 - LOOK_BACK
             spare = min(max(0, needed - self._first), self._mel.shape[2])
             self._fresh.insert(0, self._mel[:, :, spare:])
             self._first += spare
@@ -178,10 +193,20 @@ class VocoderStream:
         return known[len(known) - (before + stop - start) :]
 
     def carry_on(self, chain: PackedChain, piece: Piece) -> Tensor:
-        """The waveform (T,) of a piece, from the states that the one before left."""
+        """What the student makes of a piece (T,), from the states that the one before left."""
         self._state = self._state or ChainStream(chain)
         cond = None if piece.cond is None else piece.cond[0]
-        return self._state.advance(piece.z, cond, piece.excitation) / self.student.gain
+        return self._state.advance(piece.z, cond, piece.excitation)
+
+    def correct(self, wav: Tensor) -> Tensor:
+        """The samples (T,) that are certain once the next ones, wav (T',), are made."""
+        mel = torch.cat(self._asked, dim=2) if self._asked else None
+        self._asked.clear()
+        said = self._correction.push(wav[None], mel)
+        if self.done:
+            said = torch.cat([said, self._correction.finish()], dim=1)
+        self.samples += said.shape[1]
+        return said[0]
 
 
 def _frames(cond: Tensor | None) -> int:

@@ -13,8 +13,9 @@ from torch import Tensor
 from data.audio import resample
 from data.bands import LEAST_SECONDS, Bands
 from data.mel import LogMel, MelConfig, MelError, check_mel
+from distill.correction import ROUNDS, MelCorrection
 from distill.student import Student, load_student
-from serve.streaming import StreamingStudent, VocoderStream
+from serve.streaming import LOOK_AHEAD, StreamingStudent, VocoderStream
 from serve.voices import find_checkpoint
 from wavenet.checkpoint import CheckpointError
 from wavenet.conditioning import speaker_index
@@ -39,6 +40,8 @@ class Vocoder:
         sample_rate: Hz, of every waveform that comes out.
         speakers: names to choose from; empty for one voice.
         bands: of the speech that the voice was trained on, if its checkpoint tells.
+        rounds: of the correction that brings what the student says nearer to its mel; see `distill.correction`.
+        look_ahead: mel frames after one that its samples are made from.
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class Vocoder:
         device: str,
         dtype: str,
         bands: Bands | None = None,
+        rounds: int = ROUNDS,
     ) -> None:
         if dtype not in DTYPES:
             raise ValueError(f"dtype is {dtype!r}: choose one of {', '.join(DTYPES)}")
@@ -62,19 +66,26 @@ class Vocoder:
         self._gain = gain
         self._student = student.to(self.device)
         self._log_mel = LogMel(mel).to(self.device)
+        self.rounds = rounds
+        self._correction = MelCorrection(mel, rounds).to(self.device)
+        self.look_ahead = LOOK_AHEAD + -(-self._correction.look_ahead // mel.hop_length)
 
     @classmethod
-    def from_pretrained(cls, checkpoint: str | Path, *, device: str = "auto", dtype: str = "float32") -> Self:
+    def from_pretrained(
+        cls, checkpoint: str | Path, *, device: str = "auto", dtype: str = "float32", rounds: int = ROUNDS
+    ) -> Self:
         """A vocoder from a shipped voice, or from the directory that `wavenet distill` wrote.
 
         Args:
             checkpoint: the name of the voice, or the directory.
             device: "auto" takes a GPU where there is one.
             dtype: "float32", or "bfloat16" for the matrix products.
+            rounds: of the correction that brings what the student says nearer to its mel (`distill.correction`); 0 for
+                the student alone.
 
         Raises:
             CheckpointError: missing, damaged, or no student.
-            ValueError: no such device or dtype.
+            ValueError: no such device or dtype, or a negative number of rounds.
         """
         checkpoint = find_checkpoint(checkpoint)
         student, description = load_student(checkpoint)
@@ -85,7 +96,7 @@ class Vocoder:
                 f"{checkpoint}: its config.json tells {len(bands.mean)} bands of a mel of {mel.n_mels}; "
                 "copy the checkpoint again"
             )
-        return cls(student, mel, description.gain, description.speakers, device, dtype, bands)
+        return cls(student, mel, description.gain, description.speakers, device, dtype, bands, rounds)
 
     @overload
     def __call__(
@@ -176,7 +187,8 @@ class Vocoder:
 
         Yields:
             (T,) float32, the first ones short; all of them together are what `__call__` gives for the whole mel and
-            this seed, to 1e-5 of its peak (float32), for any chunks. A frame's samples need the three frames after it.
+            this seed, to 1e-5 of its peak (float32), for any chunks. A frame's samples need the `look_ahead` frames
+            after it.
 
         Raises:
             MelError, ValueError: as `__call__`.
@@ -205,7 +217,7 @@ class Vocoder:
     @cached_property
     def streaming(self) -> StreamingStudent:
         """The student as streams use it; made once."""
-        return StreamingStudent(self._student, self._gain, self._dtype)
+        return StreamingStudent(self._student, self._gain, self._dtype, self._correction)
 
     def mel_of(self, wav: Array, rate: int) -> Tensor:
         """The mel (M, L) of a mono waveform (T,) at any sampling rate.
@@ -227,13 +239,14 @@ class Vocoder:
             raise MelError(f"the sampling rate is {rate}: give a positive whole number of Hz")
         return self._log_mel(torch.from_numpy(resample(wav, int(rate), self.sample_rate)).to(self.device))
 
+    @torch.no_grad()
     def _speak(self, mel: Tensor, seed: int, temperature: float, speaker: str | None) -> Tensor:
         index = speaker_index(speaker, self.speakers)
         if index is not None:
             index = index.expand(len(mel)).to(self.device)
         with torch.autocast(self.device.type, self._dtype, enabled=self._dtype != torch.float32):
             x = self._student.generate(mel, index, seed=seed, temperature=temperature)
-        return x.float() / self._gain
+        return self._correction(x.float() / self._gain, mel)
 
 
 def _plain(array: Array) -> NDArray[np.float32]:

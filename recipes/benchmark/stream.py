@@ -10,7 +10,6 @@ from recipes.benchmark.presets import LEVEL, MEL, frames_of, random_student
 from recipes.benchmark.rows import Row, measured
 from recipes.benchmark.timing import seconds_of
 from serve import Vocoder
-from serve.streaming import FIRST_PIECE, LOOK_AHEAD
 
 GROUP, UNIT = "stream", "ms"
 
@@ -27,9 +26,10 @@ def stream(preset: str, dtype: str, threads: int, quick: bool) -> list[Row]:
         return seconds_of(partial(next, fresh.pieces()))
 
     first_piece()  # packs the weights, starts the threads
-    times = {f"first, {FIRST_PIECE} samples": ([first_piece() for _ in range(repeats)], FIRST_PIECE)}
+    first = len(next(vocoder.stream([_mel(frames_of(1.0))])))
+    times = {f"first, {first} samples": ([first_piece() for _ in range(repeats)], first)}
     running = vocoder.begin(seed=next(seeds))
-    running.push(_mel(1 + LOOK_AHEAD))
+    running.push(_mel(1 + vocoder.look_ahead))
     frames = [seconds_of(partial(running.push, _mel(1))) for _ in range(repeats)]
     times[f"a frame, {MEL.hop_length} samples"] = (frames, MEL.hop_length)
     return [

@@ -20,6 +20,7 @@ import recipes.evaluate
 from data.audio import from_pcm, to_pcm
 from data.dataset import PreparedCorpus
 from data.mel import MelConfig, log_mel
+from distill.correction import ROUNDS
 from distill.health import diagnose
 from recipes.evaluate import Options
 from recipes.evaluate_clips import Clip, Pcm, read_clips
@@ -63,6 +64,12 @@ def judged(
     return results, out
 
 
+def voices_of(teacher: Path, student: Path) -> list[str]:
+    """The names of all rows, in their order."""
+    baselines = [name for baseline in BASELINES for name in (baseline, f"{baseline}, corrected")]
+    return ["original", *baselines, str(teacher), str(student), f"{student}, uncorrected"]
+
+
 def means(results: dict[str, Any], row: int | str) -> dict[str, float]:
     """The means of a row by its place or name."""
     rows = {one["name"]: one for one in results["rows"]}
@@ -75,19 +82,24 @@ def test_teacher_and_student_are_judged_beside_the_original_and_baselines_with_p
 ) -> None:
     results, out = judged
     names = [row["name"] for row in results["rows"]]
-    assert names == ["original", *BASELINES, str(toy_teacher), str(toy_student)]
-    assert [row["kind"] for row in results["rows"]] == ["original", *["baseline"] * 3, "teacher", "student"]
+    assert names == voices_of(toy_teacher, toy_student)
+    kinds = ["original", *["baseline"] * 6, "teacher", "student", "student"]
+    assert [row["kind"] for row in results["rows"]] == kinds
     quality = {"pesq", "stoi", "log_mel_l1", "mcd", "stft", "f0", "voicing", "high_band", "floor"}
     bands = {"band_0_1", "band_1_2", "band_2_4", "band_4_8", "band_8_11"}
     for row in results["rows"]:
         assert set(row["estimates"]) == quality | bands | ({"bits"} if row["kind"] == "teacher" else set())
-        assert (row["real_time_factor"] or 0) > 0 or row["name"] == "original"
-    original, griffin_lim, noise = (means(results, name) for name in ("original", "griffin-lim", names[3]))
+        timed = row["name"] != "original" and not row["name"].endswith(", corrected")
+        assert (row["real_time_factor"] is not None and row["real_time_factor"] > 0) == timed
+    original, griffin_lim, noise = (means(results, name) for name in ("original", "griffin-lim", list(BASELINES)[2]))
     assert original["stoi"] == pytest.approx(1, abs=1e-3)
     assert all(original[key] == 0 for key in ("mcd", "stft", "f0", "voicing", "floor", "band_0_1"))
     assert original["log_mel_l1"] < griffin_lim["log_mel_l1"] < noise["log_mel_l1"]
     assert original["mcd"] < griffin_lim["mcd"] < noise["mcd"]
-    assert means(results, 4)["bits"] > 0
+    assert means(results, str(toy_teacher))["bits"] > 0
+    for name in BASELINES:
+        assert means(results, f"{name}, corrected")["log_mel_l1"] < means(results, name)["log_mel_l1"]
+    assert means(results, -2)["log_mel_l1"] < means(results, -1)["log_mel_l1"]
     entries = PreparedCorpus(toy_corpus).entries("train")[:2]
     seconds = sum(entry.samples for entry in entries) / 8000
     assert results["data"] == {"split": "train", "utterances": 2, "seconds": pytest.approx(seconds)}
@@ -127,13 +139,15 @@ def test_the_figures_are_those_of_the_models(
     corpus = PreparedCorpus(toy_corpus)
     entry = corpus.entries("valid")[0]
     clip = Clip(entry.id, "one", np.array(corpus.pcm(entry)), corpus.mel_of(entry))
-    wav = from_pcm(to_pcm(Vocoder.from_pretrained(toy_student, device="cpu")(clip.mel, seed=4)))
-    distance = log_mel_distance(log_mel(torch.from_numpy(wav), corpus.mel).numpy(), clip.mel)
-    assert means(results, -1)["log_mel_l1"] == pytest.approx(distance, rel=1e-4)
-    assert results["clips"][0]["figures"][str(toy_student)]["values"] == pytest.approx(
-        judge(clip, wav, corpus.mel, GAIN).values, rel=1e-3
-    )
-    assert results["rows"][-1]["verdict"] == str(diagnose(judge(clip, wav, corpus.mel, GAIN).health))
+    verdicts = {row["name"]: row["verdict"] for row in results["rows"]}
+    for name, rounds in ((str(toy_student), ROUNDS), (f"{toy_student}, uncorrected", 0)):
+        vocoder = Vocoder.from_pretrained(toy_student, device="cpu", rounds=rounds)
+        wav = from_pcm(to_pcm(vocoder(clip.mel, seed=4)))
+        distance = log_mel_distance(log_mel(torch.from_numpy(wav), corpus.mel).numpy(), clip.mel)
+        assert means(results, name)["log_mel_l1"] == pytest.approx(distance, rel=1e-4)
+        judgement = judge(clip, wav, corpus.mel, GAIN)
+        assert results["clips"][0]["figures"][name]["values"] == pytest.approx(judgement.values, rel=1e-3)
+        assert verdicts[name] == str(diagnose(judgement.health))
     assert [bool(row["verdict"]) for row in results["rows"]] == [row["kind"] == "student" for row in results["rows"]]
 
     model, description = load_teacher(toy_teacher)
@@ -145,7 +159,12 @@ def test_the_figures_are_those_of_the_models(
         nats = -model.distribution.log_density(model(x, batch.mel), x).mean()
     figures["bits"] = 15 - np.log2(description.gain) + float(nats) / np.log(2)
     assert results["clips"][0]["figures"][str(toy_teacher)]["values"] == pytest.approx(figures, rel=1e-3)
-    assert means(results, -2)["bits"] == pytest.approx(figures["bits"], rel=1e-4)
+    assert means(results, str(toy_teacher))["bits"] == pytest.approx(figures["bits"], rel=1e-4)
+
+
+def test_without_rounds_nothing_is_corrected(evaluate: Evaluate, toy_student: Path, toy_corpus: Path) -> None:
+    results, _ = evaluate("--checkpoint", toy_student, "--data", toy_corpus, "--clips", 1, "--rounds", 0)
+    assert [row["name"] for row in results["rows"]] == ["original", *BASELINES, str(toy_student)]
 
 
 def test_bits_are_those_of_validation_with_the_pitch_that_was_measured(
@@ -186,7 +205,7 @@ def test_a_student_speaks_every_clip_in_its_own_voice(
         wav = vocoder(corpus.mel_of(entry), speaker=corpus.speakers[entry.speaker])
         heard = log_mel(torch.from_numpy(from_pcm(to_pcm(wav))), corpus.mel).numpy()
         distances.append(log_mel_distance(heard, corpus.mel_of(entry)))
-    assert means(results, -1)["log_mel_l1"] == pytest.approx(np.mean(distances), rel=1e-4)
+    assert means(results, str(duet))["log_mel_l1"] == pytest.approx(np.mean(distances), rel=1e-4)
 
 
 def test_a_plain_folder_is_judged_as_wavenet_synthesize_speaks_it(
@@ -206,7 +225,7 @@ def test_a_plain_folder_is_judged_as_wavenet_synthesize_speaks_it(
     for n in range(2):
         wav, rate = soundfile.read(tmp_path / "spoken" / f"clip{n}.wav", dtype="int16")
         assert rate == 8000
-        assert np.abs(players[5 * n + 4][1].astype(int) - wav).max() <= 1  # one goes in a stream, one in a pass
+        assert np.abs(players[9 * n + 7][1].astype(int) - wav).max() <= 1  # one goes in a stream, one in a pass
 
 
 def test_a_student_of_a_quiet_corpus_gets_its_verdict(
@@ -246,7 +265,7 @@ def test_the_page_needs_nothing_else_and_plays_what_was_judged(
     players = sounds_of(text)
     corpus = PreparedCorpus(toy_corpus)
     entries = corpus.entries("train")[:2]
-    names = ["original", *BASELINES, str(toy_teacher), str(toy_student)]
+    names = voices_of(toy_teacher, toy_student)
     assert [name for name, _ in players] == names * len(entries)
     for n, entry in enumerate(entries):
         clip = Clip(entry.id, "one", np.array(corpus.pcm(entry)), corpus.mel_of(entry))

@@ -103,6 +103,11 @@ def frames(mel: Wave) -> bytes:
     return np.ascontiguousarray(mel.T).tobytes()
 
 
+def certain(vocoder: Vocoder, mel: Wave) -> int:
+    """Samples that are said of an utterance before its end, when so much of the mel has come."""
+    return len(vocoder.begin().push(vocoder.frames(mel)))
+
+
 def hear(socket: ClientConnection, samples: int) -> Wave:
     """The next so many samples."""
     parts = [np.zeros(0, np.float32)]
@@ -181,18 +186,21 @@ def test_a_conversation_is_one_pass(
 def test_a_conversation_speaks_before_its_end(
     server: Any, toy_vocoder: Vocoder, toy_utterance: Utterance, toy_mel: MelConfig
 ) -> None:
-    mel, hop = toy_utterance(12), toy_mel.hop_length
+    mel, hop = toy_utterance(30), toy_mel.hop_length
     with conversation(server, seed=9) as socket:
-        heard = [np.zeros(0, np.float32)]
-        for n in range(12):
+        heard, said = [np.zeros(0, np.float32)], 0
+        for n in range(30):
             socket.send(frames(mel[:, n : n + 1]))
-            heard.append(hear(socket, hop if n >= 3 else 0))
+            now = certain(toy_vocoder, mel[:, : n + 1])
+            heard.append(hear(socket, now - said))
+            said = now
+        assert said > 6 * hop
         socket.send(END)
-        heard.append(hear(socket, 3 * hop))
+        heard.append(hear(socket, 30 * hop - said))
         summary = json.loads(socket.recv(30))
     assert_same(np.concatenate(heard), toy_vocoder(mel, seed=9))
     assert summary.pop("real_time_factor") > 0
-    whole = {"type": "summary", "samples": 12 * hop, "sample_rate": 8000, "seed": 9, "model": "ada", "distance": None}
+    whole = {"type": "summary", "samples": 30 * hop, "sample_rate": 8000, "seed": 9, "model": "ada", "distance": None}
     assert summary == whole
 
 
@@ -318,10 +326,11 @@ def test_what_is_no_http_is_a_problem(server: Any) -> None:
     assert "no request of HTTP" in json.loads(body)["detail"]
 
 
-def test_a_client_that_goes_away_frees_its_place(server: Any, toy_utterance: Utterance) -> None:
+def test_a_client_that_goes_away_frees_its_place(server: Any, toy_vocoder: Vocoder, toy_utterance: Utterance) -> None:
+    mel = toy_utterance(40)
     with conversation(server) as socket:
-        socket.send(frames(toy_utterance(20)))
-        hear(socket, 17 * 64)
+        socket.send(frames(mel))
+        hear(socket, certain(toy_vocoder, mel))
         assert server.counted("wavenet_running_requests") == 1
     server.wait_until(lambda: server.counted("wavenet_running_requests") == 0, "end of the conversation")
     before = server.counted("wavenet_samples_total")
@@ -369,17 +378,17 @@ def socket_to(server: Any) -> socket.socket:
 def test_a_new_checkpoint_is_spoken_with_and_a_broken_one_is_not(
     server: Any, client: Client, voices: Path, make_toy_student: Any, toy_vocoder: Vocoder, toy_utterance: Utterance
 ) -> None:
-    mel, quiet = toy_utterance(30), make_toy_student("gaussian", gain=2.0)
+    mel, quiet = toy_utterance(40), make_toy_student("gaussian", gain=2.0)
     with conversation(server, seed=1) as socket:  # begun with the old one
         socket.send(frames(mel))
-        heard = [hear(socket, 27 * 64)]
+        heard = [hear(socket, certain(toy_vocoder, mel))]
         shutil.copytree(quiet, voices / "ada", dirs_exist_ok=True)
         answer = httpx.post(server.url + "/admin/reload", headers=HEADERS, timeout=60)
         assert answer.status_code == 200
         new = Vocoder.from_pretrained(quiet, device="cpu")(mel, seed=1)
         assert_same(client.synthesize(mel, seed=1)[0], new)
         socket.send(END)
-        heard.append(hear(socket, 3 * 64))
+        heard.append(hear(socket, 40 * 64 - len(heard[0])))
     assert_same(np.concatenate(heard), toy_vocoder(mel, seed=1))
 
     weights = voices / "ada" / "model.safetensors"
@@ -402,13 +411,14 @@ def test_whoever_is_too_many_or_too_late_is_sent_away(
     start_server: Callable[..., Any], toy_student: Path, toy_vocoder: Vocoder, toy_utterance: Utterance
 ) -> None:
     """The end of it is a drain: what runs is finished, what comes is refused."""
-    mel = toy_utterance(20)
+    mel = toy_utterance(40)
+    said = certain(toy_vocoder, mel)
     server = start_server("--checkpoint", toy_student, "--batch", 3, "--queue", 0, "--grace", 100)
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(conversation(server, seed=n)) for n in range(3)]
         for socket in sockets:
             socket.send(frames(mel))
-            hear(socket, 17 * 64)
+            hear(socket, said)
         answer = post(server, "/v1/synthesize", npy(mel))
         assert answer.status_code == 429
         assert int(answer.headers["Retry-After"]) > 0
@@ -422,20 +432,21 @@ def test_whoever_is_too_many_or_too_late_is_sent_away(
         assert "stop" in answer.json()["detail"]
         for n, socket in enumerate(sockets):
             socket.send(END)
-            assert_same(hear(socket, 3 * 64), toy_vocoder(mel, seed=n)[17 * 64 :])
-            assert json.loads(socket.recv(30))["samples"] == 20 * 64
+            assert_same(hear(socket, 40 * 64 - said), toy_vocoder(mel, seed=n)[said:])
+            assert json.loads(socket.recv(30))["samples"] == 40 * 64
     assert server.end() == 0
 
 
 def test_what_does_not_end_is_broken_off(
-    start_server: Callable[..., Any], toy_student: Path, toy_utterance: Utterance
+    start_server: Callable[..., Any], toy_student: Path, toy_vocoder: Vocoder, toy_utterance: Utterance
 ) -> None:
     """At the end of the grace period, or nobody could ever stop the server."""
     server = start_server("--checkpoint", toy_student, "--grace", 1, "--token", TOKEN)
     idle, slow = socket_to(server), socket_to(server)
     with conversation(server) as talking, idle, slow:
-        talking.send(frames(toy_utterance(20)))
-        hear(talking, 17 * 64)
+        mel = toy_utterance(40)
+        talking.send(frames(mel))
+        hear(talking, certain(toy_vocoder, mel))
         slow.sendall(HEAD + b"Content-Length: 9\r\n\r\n123")
         server.wait_until(lambda: server.counted("wavenet_running_requests") == 2, "two requests")
         server.process.send_signal(signal.SIGTERM)
@@ -479,30 +490,32 @@ def test_a_signal_to_all_processes_of_a_server_lets_them_finish(
     start_server: Callable[..., Any], toy_student: Path, toy_vocoder: Vocoder, toy_utterance: Utterance, number: int
 ) -> None:
     """A terminal's Ctrl-C, and what systemd sends to a control group."""
-    mel = toy_utterance(20)
+    mel = toy_utterance(40)
+    said = certain(toy_vocoder, mel)
     server = start_server("--checkpoint", toy_student, "--workers", 2, "--grace", 100)
     both_have_loaded(server)
     with conversation(server, seed=1) as talking:
         talking.send(frames(mel))
-        hear(talking, 17 * 64)
+        hear(talking, said)
         os.killpg(server.process.pid, number)
         server.wait_until(lambda: len(workers(server)) <= 1, "end of the worker that has nothing to do")
         talking.send(END)
-        assert_same(hear(talking, 3 * 64), toy_vocoder(mel, seed=1)[17 * 64 :])
-        assert json.loads(talking.recv(30))["samples"] == 20 * 64
+        assert_same(hear(talking, 40 * 64 - said), toy_vocoder(mel, seed=1)[said:])
+        assert json.loads(talking.recv(30))["samples"] == 40 * 64
     assert server.end() == 0
     assert "Traceback" not in server.log.read_text()
 
 
 @pytest.mark.slow
 def test_two_signals_end_a_server_at_once(
-    start_server: Callable[..., Any], toy_student: Path, toy_utterance: Utterance
+    start_server: Callable[..., Any], toy_student: Path, toy_vocoder: Vocoder, toy_utterance: Utterance
 ) -> None:
+    mel = toy_utterance(40)
     server = start_server("--checkpoint", toy_student, "--workers", 2, "--grace", 1000)
     both_have_loaded(server)
     with conversation(server) as talking:
-        talking.send(frames(toy_utterance(20)))
-        hear(talking, 17 * 64)
+        talking.send(frames(mel))
+        hear(talking, certain(toy_vocoder, mel))
         server.process.send_signal(signal.SIGINT)
         server.wait_until(lambda: len(workers(server)) == 1 and drains(server), "drain")
         server.process.send_signal(signal.SIGINT)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from data.mel import MelConfig, MelError
+from distill.correction import ROUNDS, MelCorrection
 from serve import Vocoder
 from serve.streaming import FIRST_PIECE, LARGEST_PIECE, LOOK_AHEAD
 from wavenet.kernels import use_backend
@@ -20,11 +21,14 @@ Utterance = Callable[..., NDArray[np.float32]]
 FRAMES = 150
 
 
-@pytest.fixture(scope="module", params=["states carried on", "computed again"])
+@pytest.fixture(
+    scope="module", params=[("states carried on", ROUNDS), ("computed again", ROUNDS), ("states carried on", 0)]
+)
 def vocoder(request: pytest.FixtureRequest, toy_student: Path) -> Vocoder:
-    """One whose streams work in either way."""
-    made = Vocoder.from_pretrained(toy_student, device="cpu")
-    if request.param == "computed again":
+    """One whose streams work in either way, with and without correction."""
+    way, rounds = request.param
+    made = Vocoder.from_pretrained(toy_student, device="cpu", rounds=rounds)
+    if way == "computed again":
         with use_backend("reference"):
             assert made.streaming.packed is None
     else:
@@ -66,49 +70,65 @@ def test_bfloat16_keeps_35_db(toy_student: Path, toy_utterance: Utterance) -> No
         assert np.square(error).mean() < 10**-3.5 * np.square(one_pass).mean()
 
 
-def test_a_sample_waits_for_three_frames_after_its_own(
+def test_a_sample_waits_for_the_frames_that_it_needs(
     vocoder: Vocoder, toy_utterance: Utterance, toy_mel: MelConfig
 ) -> None:
-    assert LOOK_AHEAD == 3
-    mel, hop = toy_utterance(10), toy_mel.hop_length
+    """Three for the student, as many samples as `MelCorrection` tells for the correction, and no frame more."""
+    mel, hop = toy_utterance(40), toy_mel.hop_length
+    assert vocoder.look_ahead == LOOK_AHEAD + -(-MelCorrection(toy_mel, vocoder.rounds).look_ahead // hop)
     whole, stream, said = vocoder(mel), vocoder.begin(), 0
-    for n in range(10):
+    for n in range(40):
         wav = stream.push(vocoder.frames(mel[:, n : n + 1])).numpy()
         said += len(wav)
-        assert said == max(0, n + 1 - LOOK_AHEAD) * hop
+        assert stream.made == max(0, n + 1 - LOOK_AHEAD) * hop
+        certain = (n + 1 - vocoder.look_ahead) * hop
+        assert max(0, certain) <= said < max(1, certain + hop)
         np.testing.assert_allclose(wav, whole[said - len(wav) : said], atol=1e-5 * np.abs(whole).max())
-    assert not stream.done
-    assert len(stream.finish()) == LOOK_AHEAD * hop
+    assert said and not stream.done
+    assert len(stream.finish()) == len(whole) - said
     assert stream.done
-    assert stream.frames == 10
+    assert stream.samples == len(whole)
+    assert stream.frames == 40
 
 
-def test_the_frames_in_between_do_matter(toy_vocoder: Vocoder, toy_utterance: Utterance, toy_mel: MelConfig) -> None:
-    """With less of a look-ahead it would be another waveform."""
-    mel, hop = toy_utterance(12), toy_mel.hop_length
+@pytest.mark.parametrize("rounds", [0, 1, ROUNDS])
+def test_the_frames_in_between_do_matter(
+    toy_student: Path, toy_utterance: Utterance, toy_mel: MelConfig, rounds: int
+) -> None:
+    """With less of a look-ahead it would be another waveform; windows that begin at 0 let little of it through."""
+    vocoder, hop = Vocoder.from_pretrained(toy_student, device="cpu", rounds=rounds), toy_mel.hop_length
+    mel = toy_utterance(12 + vocoder.look_ahead)
     changed = mel.copy()
-    changed[:, 6 + LOOK_AHEAD] += 1.0
-    before, after = toy_vocoder(mel), toy_vocoder(changed)
-    assert np.abs(before - after)[6 * hop : 7 * hop].max() > 1e-4
+    changed[:, 6 + vocoder.look_ahead] += 1.0
+    before, after = vocoder(mel), vocoder(changed)
+    if not rounds:
+        assert np.abs(before - after)[6 * hop : 7 * hop].max() > 1e-4
     np.testing.assert_array_equal(before[: 6 * hop], after[: 6 * hop])
 
 
 def test_the_first_piece_is_small_and_none_is_large(toy_vocoder: Vocoder, toy_utterance: Utterance) -> None:
-    sizes = [len(piece) for piece in toy_vocoder.stream([toy_utterance(300)])]
+    stream, sizes = toy_vocoder.begin(), []
+    stream.append(toy_vocoder.frames(toy_utterance(300)))
+    while stream.ready:
+        before = stream.made
+        toy_vocoder.streaming.advance([stream])
+        sizes.append(stream.made - before)
     assert sizes[0] == FIRST_PIECE
     assert max(sizes) == LARGEST_PIECE
     assert all(later <= 2 * size for size, later in itertools.pairwise(sizes))
 
 
 def test_what_is_kept_does_not_grow(vocoder: Vocoder, toy_utterance: Utterance) -> None:
-    mel, stream, kept = toy_utterance(200), vocoder.begin(), set()
+    mel, stream, kept, held = toy_utterance(200), vocoder.begin(), set(), set()
     for _ in range(5):
         for chunk in cut(mel, [20]):
             stream.push(vocoder.frames(chunk))
             assert stream._mel is not None
             kept.add(stream._mel.shape[2])
+            held.add(stream.made - stream.samples)
     assert stream.frames == 1000
     assert max(kept) < 60
+    assert len(held) <= 3  # by the correction: more and more at first, then always as much
 
 
 def test_what_comes_in_is_copied_once(

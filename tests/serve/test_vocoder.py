@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from data.audio import resample
 from data.mel import MelConfig, MelError, log_mel
+from distill.correction import ROUNDS, MelCorrection
 from serve import Vocoder
 from wavenet.checkpoint import CheckpointError
 
@@ -113,10 +114,15 @@ def test_the_largest_seed_is_a_seed(vocoder: Vocoder, mel: NDArray[np.float32]) 
     assert np.isfinite(vocoder(mel, seed=2**63)).all()
 
 
-def test_without_temperature_the_noise_does_not_matter(vocoder: Vocoder, mel: NDArray[np.float32]) -> None:
+@pytest.mark.parametrize("rounds", [0, ROUNDS])
+def test_without_temperature_the_noise_does_not_matter(
+    toy_student: Path, mel: NDArray[np.float32], rounds: int
+) -> None:
+    vocoder = Vocoder.from_pretrained(toy_student, device="cpu", rounds=rounds)
     calm = vocoder(mel, seed=1, temperature=0.0)
     np.testing.assert_array_equal(calm, vocoder(mel, seed=2, temperature=0.0))
-    assert calm.std() < vocoder(mel, seed=1).std()
+    if not rounds:  # a correction gives it the level of the mel again
+        assert calm.std() < vocoder(mel, seed=1).std()
 
 
 def test_a_sound_becomes_its_mel_and_then_speech(vocoder: Vocoder, toy_mel: MelConfig, toy_speech: Speech) -> None:
@@ -148,8 +154,22 @@ def test_a_sound_may_be_of_any_floating_type_and_layout(
 
 def test_the_gain_of_the_corpus_is_undone(make_toy_student: Callable[..., Path], mel: NDArray[np.float32]) -> None:
     """The same network at twice the level inside speaks at half of it outside."""
-    one, two = (Vocoder.from_pretrained(make_toy_student(gain=gain), device="cpu") for gain in (1.0, 2.0))
+    one, two = (Vocoder.from_pretrained(make_toy_student(gain=gain), device="cpu", rounds=0) for gain in (1.0, 2.0))
     np.testing.assert_allclose(one(mel), 2 * two(mel), atol=1e-6)
+
+
+def test_what_was_said_is_brought_nearer_to_its_mel(
+    toy_student: Path, toy_mel: MelConfig, mel: NDArray[np.float32]
+) -> None:
+    """At the level of the sound file, and by as many rounds as were asked for."""
+    distances = []
+    for rounds in (0, 1, ROUNDS):
+        said = Vocoder.from_pretrained(toy_student, device="cpu", rounds=rounds)(mel)
+        distances.append(np.abs(log_mel(torch.from_numpy(said), toy_mel).numpy() - mel).mean())
+    assert distances[2] < distances[1] / 2 < distances[0] / 4
+    alone = Vocoder.from_pretrained(toy_student, device="cpu", rounds=0)
+    corrected = MelCorrection(toy_mel, 1)(torch.from_numpy(alone(mel))[None], torch.from_numpy(mel)[None])[0]
+    np.testing.assert_array_equal(Vocoder.from_pretrained(toy_student, device="cpu", rounds=1)(mel), corrected.numpy())
 
 
 def test_a_speaker_is_chosen_by_name(make_toy_student: Callable[..., Path], mel: NDArray[np.float32]) -> None:
