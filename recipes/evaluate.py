@@ -43,6 +43,7 @@ LIBRARIES = ("pesq", "pystoi", "pkg_resources", "pyworld")  # pyworld asks for p
 SHOWN = 8  # clips with players and pictures
 ORIGINAL = "original"
 CORRECTED = ", corrected"  # of a baseline, by the correction that students have: what it does of itself
+UNCORRECTED = ", uncorrected"  # of a student
 BASELINES: dict[str, Callable[[Clip, MelConfig, int], Wave]] = {
     "griffin-lim": lambda clip, mel, seed: griffin_lim(clip.mel, mel, seed=seed),
     "world": lambda clip, mel, seed: resynthesise(clip.wav, mel.sample_rate),
@@ -125,7 +126,7 @@ def evaluate(options: Options) -> list[Row]:
 def _students(checkpoint: Path, clips: list[Clip], options: Options) -> list[Voice]:
     """The student as it speaks, and, where that is something else, without the correction."""
     said = [_student(checkpoint, clips, options, options.rounds, str(checkpoint))]
-    return [*said, _student(checkpoint, clips, options, 0, f"{checkpoint}, uncorrected")] if options.rounds else said
+    return [*said, _student(checkpoint, clips, options, 0, f"{checkpoint}{UNCORRECTED}")] if options.rounds else said
 
 
 def _student(checkpoint: Path, clips: list[Clip], options: Options, rounds: int, name: str) -> Voice:
@@ -267,11 +268,12 @@ def _check_libraries() -> None:
 
 
 def _check_names(checkpoints: list[Path]) -> None:
-    taken = [ORIGINAL, *BASELINES]
+    taken = {ORIGINAL, *BASELINES, *(f"{name}{CORRECTED}" for name in BASELINES)}
     for name in map(str, checkpoints):
-        if name in taken:
+        own = {name, f"{name}{UNCORRECTED}"}
+        if own & taken:
             raise ConfigError(f"two rows would be called {name!r}: give each checkpoint once, and by a name of its own")
-        taken.append(name)
+        taken |= own
 
 
 def _common_mel(descriptions: dict[Path, Description]) -> MelConfig:

@@ -308,6 +308,7 @@ def test_a_voice_of_several_speakers_is_asked_by_name(
         ({"checkpoints": {"a b": Path("x")}}, "'a b' does not fit"),
         ({"port": 70000}, "port is 70000"),
         ({"workers": 0}, "workers is 0"),
+        ({"rounds": 17}, "rounds is 17"),
         ({"queue": -1}, "queue is -1"),
         ({"grace": 0}, "grace is 0"),
         ({"max_seconds": float("nan")}, "max_seconds is nan"),
