@@ -109,8 +109,8 @@ def test_what_the_readme_says_of_the_voice_are_figures_of_its_tables() -> None:
         f"{mel['world']:.3f}",
         f"Without the correction its PESQ is {pesq['kathleen, uncorrected']:.2f} and its log-mel distance "
         f"{mel['kathleen, uncorrected']:.3f}",
-        f"makes {pesq[noise]:.2f} of noise with the right loudness, {pesq['griffin-lim, corrected']:.2f} of Griffin-Lim, "
-        f"and {pesq['world, corrected']:.2f} of WORLD",
+        f"makes {pesq[noise]:.2f} of noise with the right loudness, {pesq['griffin-lim, corrected']:.2f} of "
+        f"Griffin-Lim, and {pesq['world, corrected']:.2f} of WORLD",
         f"with a PESQ of {pesq['kathleen-teacher']:.2f}",
     ):
         assert sentence in said
