@@ -26,6 +26,7 @@ static void tiles_begin(void) {
     } shape = {.palette = 1};
     for (int i = 0; i < 8; i++)
         shape.bytes[i] = 64, shape.rows[i] = 16;
+    __asm__ volatile("" : : "m"(shape)); /* GCC thinks that the next line reads 8 bytes, and may not write the others */
     _tile_loadconfig(&shape);
 }
 static void tiles_end(void) { _tile_release(); }
