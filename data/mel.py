@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-import data.exact  # noqa: F401
+import data.exact  # noqa: F401 -- for what its import does
 from data.arrays import load_npy
 
 POWER_FLOOR = 1e-20  # keeps sqrt differentiable at digital silence; 1e-10 in magnitude is far below any mel floor

@@ -15,6 +15,7 @@ from typer.main import get_command
 
 import data.audio
 import recipes.train_teacher
+from distill.correction import ROUNDS
 from recipes.cli import app
 from wavenet.training.trainer import TrainingDiverged
 
@@ -144,3 +145,9 @@ def test_the_origin_of_an_error_is_shown_on_demand(
     monkeypatch.setenv("WAVENET_DEBUG", "1")
     with pytest.raises(ValueError, match="giant"):
         wavenet("train", "data=x", "teacher=giant")
+
+
+@pytest.mark.parametrize("command", ["synthesize", "evaluate", "serve"])
+def test_the_correction_is_as_long_as_that_of_a_vocoder(command: str) -> None:
+    (rounds,) = (option for option in get_command(app).commands[command].params if option.name == "rounds")
+    assert rounds.default == ROUNDS

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-import data.exact  # noqa: F401
+import data.exact  # noqa: F401 -- for what its import does
 
 _BLOCK = 2**21  # elements (rows, N, K) of one block of a Monte Carlo sum: bounds its memory
 
