@@ -126,11 +126,14 @@ class LogMel(nn.Module):
                 center=False,
                 return_complex=True,
             )[..., : T // config.hop_length]  # (B, n_fft / 2 + 1, L)
-            power = spectrum.real.square() + spectrum.imag.square()
-            magnitude = power.clamp(min=POWER_FLOOR).sqrt()
-            mel = self.filters.to(exact).T @ magnitude  # (B, M, L)
-        mel = mel.clamp(min=config.floor).log().to(wav.dtype)
+            mel = log_bands(spectrum, self.filters.to(exact), config.floor).to(wav.dtype)  # (B, M, L)
         return mel.reshape(*wav.shape[:-1], *mel.shape[1:])
+
+
+def log_bands(spectrum: Tensor, filters: Tensor, floor: float) -> Tensor:
+    """Complex (B, F, L) and filters (F, M) -> (B, M, L), nats: magnitudes, bands, and no band below the floor."""
+    power = spectrum.real.square() + spectrum.imag.square()
+    return (filters.T @ power.clamp(min=POWER_FLOOR).sqrt()).clamp(min=floor).log()
 
 
 def log_mel(wav: Tensor, config: MelConfig) -> Tensor:

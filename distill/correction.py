@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from data.mel import POWER_FLOOR, MelConfig, mel_filters
+from data.mel import MelConfig, log_bands, mel_filters
 
 ROUNDS = 6
 STEP = 1.5  # of a band's distance in nats; more than all of it, because neighbouring frames take some of it back
@@ -67,9 +67,8 @@ class MelCorrection(nn.Module):
         """What one round adds to frames (B, n, n_fft) whose mel should be (B, M, n); windowed twice, for the sum."""
         with torch.autocast(frames.device.type, enabled=False):
             spectrum = torch.fft.rfft(frames * self.window)  # (B, n, F)
-            power = spectrum.real.square() + spectrum.imag.square()
-            own = (power.clamp(min=POWER_FLOOR).sqrt() @ self.filters).clamp(min=self.mel.floor).log()  # (B, n, M)
-            gain = (STEP * (mel.mT - own)).clamp(-LIMIT, LIMIT) @ self.shares  # (B, n, F), nats
+            lacking = mel - log_bands(spectrum.mT, self.filters, self.mel.floor)  # (B, M, n), nats
+            gain = (STEP * lacking).clamp(-LIMIT, LIMIT).mT @ self.shares  # (B, n, F)
             return torch.fft.irfft(spectrum * gain.expm1(), self.mel.n_fft) * self.window
 
     def overlap(self, frames: Tensor) -> Tensor:
