@@ -145,7 +145,7 @@ class DistillationObjective(Objective):
         """The student under fresh noise for the whole window: what counts, and before it what the teacher hears."""
         z = self.model.config.base.draw(batch.wav)
         keep = z.shape[1] - self._first_heard(batch) * self.teacher.config.hop_length
-        excitation = self.model.excite(batch.mel, batch.f0, batch.margin)
+        excitation = self.model.excite(batch.mel, batch.f0, batch.margin, batch.wav)
         return self.model(z, batch.mel, batch.speaker, batch.margin, keep, excitation)
 
     def _opinions(self, x: Tensor, batch: Batch) -> list[Tensor]:
@@ -156,7 +156,7 @@ class DistillationObjective(Objective):
     def _listen(self, x: Tensor, batch: Batch) -> Tensor:
         """The teacher's parameters (B, counted, P) at every sample that counts, given those of x before it."""
         mel = None if batch.mel is None else batch.mel[:, :, self._first_heard(batch) :]
-        excitation = self.teacher.excite(batch.mel, batch.f0, batch.margin)
+        excitation = self.teacher.excite(batch.mel, batch.f0, batch.margin, batch.wav)
         excitation = None if excitation is None else excitation[:, -x.shape[1] :]
         params = self.teacher(x, mel, batch.speaker, batch.margin, excitation)
         return params[:, -_counted(batch).shape[1] :]

@@ -189,9 +189,11 @@ class Student(nn.Module):
             excitation = self.excite(mel, margin=margin)
         return StudentSample(*self.chain(z, cond, margin * self.config.hop_length, keep, excitation))
 
-    def excite(self, mel: Tensor | None, f0: Tensor | None = None, margin: int = 0) -> Tensor | None:
+    def excite(
+        self, mel: Tensor | None, f0: Tensor | None = None, margin: int = 0, recording: Tensor | None = None
+    ) -> Tensor | None:
         """The flows' excitation (B, T, 3), or None for a student without pitch; see `wavenet.pitch.excite`."""
-        return excite(self.pitch, mel, f0, self.config.hop_length, margin)
+        return excite(self.pitch, mel, f0, self.config.hop_length, margin, recording)
 
     def noise(self, seed: int, start: int, length: int) -> Tensor:
         """The noise of samples `start .. start + length`: a pure function of (seed, sample); (length,), float64."""

@@ -167,8 +167,8 @@ def _spoken(voice: Voice, clips: list[Clip], speak: Callable[[Clip], Wave]) -> V
 
 @torch.inference_mode()
 def _bits(model: WaveNet, description: Description, clip: Clip) -> float:
-    """Mean over the clip of the bits that a 16-bit sample costs, given the ones before it, and the F0 where the corpus
-    has it, as in training.
+    """Mean over the clip of the bits that a 16-bit sample costs, given the ones before it, and, where the corpus has
+    them, F0 and its phase, as in training.
     """
     device = model.network.first.weight.device
     wav = torch.from_numpy(clip.wav * np.float32(description.gain))[None].to(device)  # (1, T)
@@ -176,7 +176,9 @@ def _bits(model: WaveNet, description: Description, clip: Clip) -> float:
     speaker = _speaker(description, clip)
     x = model.distribution.quantise(wav)
     f0 = None if clip.f0 is None else torch.from_numpy(clip.f0)[None].to(device)
-    params = model(x, mel, None if speaker is None else speaker.to(device), excitation=model.excite(mel, f0))
+    params = model(
+        x, mel, None if speaker is None else speaker.to(device), excitation=model.excite(mel, f0, recording=x)
+    )
     return float(model.distribution.bits(params, x, description.gain).double().mean())
 
 

@@ -49,11 +49,14 @@ class TrainConfig(RunConfig):
     mel: MelConfig
     condition: ConditionConfig
     input_dropout: float
+    input_noise: float
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.input_dropout < 1:
             raise ValueError(f"input_dropout is {self.input_dropout}, but must be from 0 to below 1; 0.5 is usual")
+        if self.input_noise < 0:
+            raise ValueError(f"input_noise is {self.input_noise}, but must not be below 0; 0.1 is 20 dB below the clip")
 
 
 def train(config: TrainConfig) -> bool:
@@ -89,6 +92,7 @@ def train(config: TrainConfig) -> bool:
             "crops": asdict(config.crops),
             **origin_facts(origin, config),
             "input_dropout": config.input_dropout,
+            "input_noise": config.input_noise,
             "hearing": asdict(config.hearing) if model_config.pitch else None,
         },
     )
@@ -100,7 +104,9 @@ def train(config: TrainConfig) -> bool:
             begin_from(model, model_config, config.init_from, "teacher")
         if model.pitch is not None and not learn_to_hear(model.pitch, config, config.hearing, corpus, processes):
             return False
-        objective = TeacherObjective(model, corpus.gain, config.mel.sample_rate, clips, config.input_dropout)
+        objective = TeacherObjective(
+            model, corpus.gain, config.mel.sample_rate, clips, config.input_dropout, config.input_noise
+        )
         return run_training(config, objective, corpus, model_config.stack.receptive_field, description, processes)
 
 

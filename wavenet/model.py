@@ -98,9 +98,11 @@ class WaveNet(nn.Module):
         params = self.network(heard, cond, margin * hop, excitation)
         return params if params.dtype == torch.float64 else params.float()
 
-    def excite(self, mel: Tensor | None, f0: Tensor | None = None, margin: int = 0) -> Tensor | None:
+    def excite(
+        self, mel: Tensor | None, f0: Tensor | None = None, margin: int = 0, recording: Tensor | None = None
+    ) -> Tensor | None:
         """The input layer's excitation (B, T, 3), or None for a model without pitch; see `wavenet.pitch.excite`."""
-        return excite(self.pitch, mel, f0, self.config.hop_length, margin)
+        return excite(self.pitch, mel, f0, self.config.hop_length, margin, recording)
 
     def step(
         self,

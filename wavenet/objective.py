@@ -11,6 +11,7 @@ from wavenet.sampling.generate import Backend, generate
 from wavenet.training.objective import Audition, LossReport, Objective
 
 COLD_START = 16  # steps
+NOISE_RANGE = 1e-3  # of the faintest noise that is read over the loudest
 
 
 @dataclass
@@ -28,7 +29,7 @@ class TeacherObjective(Objective):
     the first ones that are sampled have not: a teacher that never learnt to begin begins with a crack. The zeros before
     an utterance never count: to one that learnt digital silence, the first sample would be all but certain.
 
-    A model with pitch reads the F0 that was measured.
+    A model with pitch reads the F0 that was measured, at the phase that the recording's fundamental has.
 
     Args:
         model: the teacher.
@@ -37,14 +38,24 @@ class TeacherObjective(Objective):
         clips: utterances to sample for TensorBoard.
         input_dropout: share of the samples that the network does not get to read in training: it then listens to the
             mel, and its student with it.
+        input_noise: level of white noise that the network reads with every clip in training, at most, over that of the
+            clip: it then knows what to say after a past that is not quite speech, as its own samples are and its
+            student's (injected noise, FFTNet, Jin et al. 2018). Any level from a thousandth of it is as likely, in dB.
     """
 
     model: WaveNet
 
     def __init__(
-        self, model: WaveNet, gain: float, sample_rate: int, clips: list[Clip], input_dropout: float = 0.0
+        self,
+        model: WaveNet,
+        gain: float,
+        sample_rate: int,
+        clips: list[Clip],
+        input_dropout: float = 0.0,
+        input_noise: float = 0.0,
     ) -> None:
         super().__init__()
+        self.input_noise = input_noise
         self.input_dropout = input_dropout
         self.model = model
         self.gain = gain
@@ -56,8 +67,9 @@ class TeacherObjective(Objective):
         left = 0 if self.model.training and step % COLD_START == 0 else batch.left
         x = self.model.distribution.quantise(batch.wav)
         mel = batch.mel if self.model.config.n_mels else None
-        excitation = self.model.excite(mel, batch.f0, batch.margin)
-        params = self.model(x, mel, batch.speaker, batch.margin, excitation, self.input_dropout)[:, left:]
+        excitation = self.model.excite(mel, batch.f0, batch.margin, batch.wav)
+        read = _noisy(x, self.input_noise) if self.model.training and self.input_noise else x
+        params = self.model(read, mel, batch.speaker, batch.margin, excitation, self.input_dropout)[:, left:]
         target = x[:, left:]
         with torch.autocast(x.device.type, enabled=False):
             nll = _mean(-self.model.distribution.log_density(params, target), left, batch.padding)
@@ -82,6 +94,12 @@ class TeacherObjective(Objective):
             )
             heard.append(Audition(clip.name, (wav[0] / self.gain).float().cpu().numpy(), self.sample_rate))
         return heard
+
+
+def _noisy(x: Tensor, most: float) -> Tensor:
+    """Waveforms x (B, T) with white noise of up to `most` times their level."""
+    level = x.square().mean(1, keepdim=True).sqrt() * most * NOISE_RANGE ** torch.rand(len(x), 1, device=x.device)
+    return x + level * torch.randn_like(x)
 
 
 def _mean(values: Tensor, left: int, padding: Tensor | None) -> Tensor:

@@ -38,21 +38,72 @@ def excitation(
     """
     steps = _steps(f0, hop, offset, length)
     ends = steps.cumsum(dim=1) + (0 if phase is None else phase[:, None])
-    angle = ((ends - steps) % TURN).double() * (2 * math.pi / TURN)
-    frame = torch.arange(offset, offset + length, device=f0.device) // hop
+    return _waves(ends - steps, f0, hop, offset), ends[:, -1] % TURN
+
+
+def recorded_excitation(wav: Tensor, f0: Tensor, hop: int, margin: int = 0) -> Tensor:
+    """The `excitation` whose cosine goes with the fundamental of a recording, and not just as fast as that.
+
+    A network then learns where in a period every harmonic stands, which a running phase begun anywhere cannot tell it.
+    One that speaks has no recording to go by, and may begin where it likes.
+
+    Args:
+        wav: (B, T), T = (L - 2 margin) hop.
+        f0: (B, L), as in `excitation`.
+        margin: frames on each side beyond the waveform.
+
+    Returns:
+        (B, T, CHANNELS) float32
+    """
+    T = wav.shape[1]
+    steps = _steps(f0, hop, margin * hop, T)
+    running, inside = steps.cumsum(dim=1) - steps, f0[:, margin : margin + T // hop]
+    behind = _behind(wav, _waves(running, inside, hop, 0).double(), hop)  # (B, L)
+    left, right, weight = _between_centres(inside, hop, 0, T)
+    begin, end = _either(behind[:, left], behind[:, right], inside[:, left] > 0, inside[:, right] > 0)
+    way = end - begin
+    lag = begin + (way - way.round()) * weight  # the shorter way round
+    return _waves(running + (lag * TURN).round().long(), inside, hop, 0)
+
+
+def _behind(wav: Tensor, waves: Tensor, hop: int) -> Tensor:
+    """Turns (B, L) that waves (B, L hop, CHANNELS) are behind the fundamental of wav (B, L hop) at the frames' centres.
+
+    That of the product of the two, under a Hann window of four frames.
+    """
+    size, before = 4 * hop + 1, 2 * hop - hop // 2
+    window = torch.hann_window(size, periodic=False, dtype=torch.float64, device=wav.device)
+    products = F.pad(wav[:, None].double() * waves[..., :2].mT, (before, 3 * hop - before + 1))  # (B, 2, ...)
+    sine, cosine = (products.unfold(2, size, hop) @ window).unbind(dim=1)
+    return torch.atan2(-sine, cosine) / (2 * math.pi)
+
+
+def _waves(phase: Tensor, f0: Tensor, hop: int, offset: int) -> Tensor:
+    """Phases (B, length), in TURNs, of the samples from `offset` on -> (B, length, CHANNELS) float32."""
+    angle = (phase % TURN).double() * (2 * math.pi / TURN)
+    frame = torch.arange(offset, offset + phase.shape[1], device=f0.device) // hop
     voiced = f0[:, frame.clamp(0, f0.shape[1] - 1)] > 0
-    waves = torch.stack([angle.sin(), angle.cos(), torch.ones_like(angle)], dim=-1) * voiced[..., None]
-    return waves.float(), ends[:, -1] % TURN
+    return (torch.stack([angle.sin(), angle.cos(), torch.ones_like(angle)], dim=-1) * voiced[..., None]).float()
 
 
 def _steps(f0: Tensor, hop: int, offset: int, length: int) -> Tensor:
     """How far the phase goes on after each sample, (B, length), in TURNs; sums may overflow, by whole turns."""
-    t = torch.arange(offset, offset + length, device=f0.device) + (hop + 1) // 2
-    weight = (t % hop + (0.0 if hop % 2 else 0.5)).double() / hop  # as in `interpolate_frames`
-    exact, last = f0.double(), f0.shape[1] - 1
-    left, right = (exact[:, frame.clamp(0, last)] for frame in (t // hop - 1, t // hop))
-    left, right = torch.where(left > 0, left, right), torch.where(right > 0, right, left)
-    return ((left + (right - left) * weight) * TURN).round().long()
+    left, right, weight = _between_centres(f0, hop, offset, length)
+    exact = f0.double()
+    begin, end = _either(exact[:, left], exact[:, right], f0[:, left] > 0, f0[:, right] > 0)
+    return ((begin + (end - begin) * weight) * TURN).round().long()
+
+
+def _between_centres(f0: Tensor, hop: int, offset: int, length: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The frames whose centres are next to every sample, and how near the second one is (`interpolate_frames`)."""
+    t, last = torch.arange(offset, offset + length, device=f0.device) + (hop + 1) // 2, f0.shape[1] - 1
+    weight = (t % hop + (0.0 if hop % 2 else 0.5)).double() / hop
+    return (t // hop - 1).clamp(0, last), (t // hop).clamp(0, last), weight
+
+
+def _either(left: Tensor, right: Tensor, left_voiced: Tensor, right_voiced: Tensor) -> tuple[Tensor, Tensor]:
+    """Both where both have a voice, else the one that has, twice."""
+    return torch.where(left_voiced, left, right), torch.where(right_voiced, right, left)
 
 
 class Excitation:
@@ -151,13 +202,21 @@ def check_pitch(pitch: bool, n_mels: int) -> None:
         raise ValueError("pitch is true, but is heard in a mel and n_mels is 0: give the model a mel, or pitch=false")
 
 
-def excite(head: PitchHead | None, mel: Tensor | None, f0: Tensor | None, hop: int, margin: int = 0) -> Tensor | None:
+def excite(
+    head: PitchHead | None,
+    mel: Tensor | None,
+    f0: Tensor | None,
+    hop: int,
+    margin: int = 0,
+    recording: Tensor | None = None,
+) -> Tensor | None:
     """The input layers' excitation (B, T, CHANNELS) of a window; None for a model without pitch.
 
     Args:
         mel: (B, M, L) with (L - 2 margin) hop = T.
         f0: (B, L), as in `excitation`; what the head hears in the mel if None.
         margin: frames on each side beyond the waveform.
+        recording: (B, T), of which `f0` was measured, for the phase of its fundamental; else the phase begins at 0.
 
     Raises:
         ValueError: neither a mel nor F0.
@@ -166,6 +225,8 @@ def excite(head: PitchHead | None, mel: Tensor | None, f0: Tensor | None, hop: i
         return None
     if f0 is None and mel is None:
         raise ValueError("this model is conditioned on pitch, but there is neither a mel nor F0: pass mel")
+    if f0 is not None and recording is not None:
+        return recorded_excitation(recording, f0, hop, margin)
     f0 = head.f0(mel) if f0 is None and mel is not None else f0
     assert f0 is not None
     return excitation(f0, hop, (f0.shape[1] - 2 * margin) * hop, margin * hop)[0]

@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from data.dataset import Batch
@@ -45,20 +46,27 @@ def bounded(kl: Tensor, bound: float) -> Tensor:
 
 
 def other_condition(batch: Batch) -> Batch:
-    """The batch with every clip under the condition, mel and speaker, of the clip before it.
+    """The batch with every clip under the condition, mel, F0 and speaker, of the clip before it; the waveform goes with
+    them, for the phase of its pitch.
 
     Of a single clip the condition is half a window late: other sounds by the same voice, without another read of the
     corpus. The seam, from the end of the window to its start, is one break among the speech's own.
     """
-    alone = len(batch.wav) == 1
+    if len(batch.wav) == 1:
+        return _half_a_window_late(batch)
     rolled: dict[str, Any] = {}
     for field in fields(batch):
         value = getattr(batch, field.name)
-        if isinstance(value, Tensor) and field.name not in ("wav", "padding"):
-            rolled[field.name] = _half_a_window_late(value) if alone else value.roll(1, dims=0)
+        if isinstance(value, Tensor) and field.name != "padding":
+            rolled[field.name] = value.roll(1, dims=0)
     return replace(batch, **rolled)
 
 
-def _half_a_window_late(condition: Tensor) -> Tensor:
-    """(1, ..., L) rolled in time; a speaker (1,) stays."""
-    return condition.roll(condition.shape[-1] // 2, dims=-1) if condition.dim() > 1 else condition
+def _half_a_window_late(batch: Batch) -> Batch:
+    """Rolled in time; beyond the waveform there is silence."""
+    L, T = batch.mel.shape[-1], batch.wav.shape[-1]
+    hop = T // (L - 2 * batch.margin)
+    beyond = batch.margin * hop
+    wav = F.pad(batch.wav, (beyond, beyond)).roll(L // 2 * hop, dims=-1)[:, beyond : beyond + T]
+    f0 = None if batch.f0 is None else batch.f0.roll(L // 2, dims=-1)
+    return replace(batch, wav=wav, mel=batch.mel.roll(L // 2, dims=-1), f0=f0)

@@ -143,6 +143,7 @@ def test_both_read_the_measured_pitch_in_step(teacher: WaveNet, batch: Batch, me
     student, losses = Student(small(teacher)), LossesConfig(power=PowerConfig([64], high_edge=1000.0))
     objective = DistillationObjective(student, teacher, losses, mel_config, 1.6, [])
     f0 = torch.full((2, batch.mel.shape[2]), 150 / mel_config.sample_rate)
+    angle = 2 * torch.pi * (0.4 + f0[:, :1] * torch.arange(batch.wav.shape[1]))
     read: dict[str, Tensor] = {}
 
     def note(name: str) -> Callable[..., None]:
@@ -150,11 +151,10 @@ def test_both_read_the_measured_pitch_in_step(teacher: WaveNet, batch: Batch, me
 
     student.chain.sequence[-1].network.register_forward_pre_hook(note("student"))
     teacher.network.register_forward_pre_hook(note("teacher"))
-    objective(replace(batch, f0=f0), 0)
+    objective(replace(batch, f0=f0, wav=0.1 * angle.cos()), 0)
     ours, theirs = read["student"], read["teacher"]
     assert theirs.shape[1] < batch.wav.shape[1]
     assert torch.equal(ours[:, -theirs.shape[1] :], theirs)
     assert theirs[..., 2].all()  # what was measured, not what the untrained head hears
-    turned = theirs[0, 1:, 0] * theirs[0, :-1, 1] - theirs[0, 1:, 1] * theirs[0, :-1, 0]
-    step = 2 * torch.pi * f0[0, 0]
-    torch.testing.assert_close(turned, step.sin().expand_as(turned), atol=1e-5, rtol=0)
+    spoken = angle[:, -theirs.shape[1] :]  # what was recorded, not a phase that begins with the window
+    torch.testing.assert_close(theirs[..., :2], torch.stack([spoken.sin(), spoken.cos()], dim=-1), atol=0.2, rtol=0)

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor
 
 from data.dataset import Batch
 from wavenet.distributions import OutputKind
@@ -40,11 +41,29 @@ def test_input_dropout_hides_samples_from_the_network_and_none_from_the_likeliho
     torch.testing.assert_close(bits, model.distribution.bits(params, x).mean())
 
 
-def test_validation_and_a_dropout_of_zero_hide_nothing(make_wavenet: Callable[..., WaveNet], batch: Batch) -> None:
+def test_input_noise_is_read_and_never_to_be_said(make_wavenet: Callable[..., WaveNet], batch: Batch) -> None:
+    model = make_wavenet(OutputKind.gaussian, dtype=torch.float32)
+    objective = TeacherObjective(model, 1.0, 8000, [], input_noise=0.1)
+    heard: list[Tensor] = []
+    model.network.register_forward_pre_hook(lambda module, inputs: heard.append(inputs[0]))
+    bits = objective(batch, 0).terms["bits"]
+    with torch.no_grad():
+        params = model.network(heard.pop(), model.conditioner(batch.mel, batch.speaker))
+    x = model.distribution.quantise(batch.wav)
+    torch.testing.assert_close(bits, model.distribution.bits(params, x).mean())
+    for _ in range(200):
+        objective(batch, 0)
+    clean = model.distribution.embed(x)
+    levels = torch.stack([(read - clean).std(dim=1) / clean.std(dim=1) for read in heard]).flatten()
+    assert levels.max() < 0.13 and levels.min() > 0.5e-4  # as 64 samples estimate what is from 1e-4 to 0.1
+    assert 0.35 < (levels < 10**-2.5).float().mean() < 0.65  # alike in dB
+
+
+def test_validation_and_shares_of_zero_hide_nothing(make_wavenet: Callable[..., WaveNet], batch: Batch) -> None:
     model = make_wavenet(dtype=torch.float32)
     plain = TeacherObjective(model, 1.0, 8000, [])(batch, 0).loss
     model.eval()
-    assert TeacherObjective(model, 1.0, 8000, [], input_dropout=0.5)(batch, 0).loss == plain
+    assert TeacherObjective(model, 1.0, 8000, [], input_dropout=0.5, input_noise=0.1)(batch, 0).loss == plain
 
 
 def test_the_context_counts_in_some_steps_of_training_and_never_in_validation(

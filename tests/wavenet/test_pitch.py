@@ -16,7 +16,7 @@ from wavenet.conditioning import LOOK_AHEAD, MARGIN
 from wavenet.distributions import OutputKind
 from wavenet.model import WaveNet, WaveNetConfig
 from wavenet.objective import TeacherObjective
-from wavenet.pitch import LOOK_BACK, TURN, Excitation, PitchHead, excitation, excite
+from wavenet.pitch import LOOK_BACK, TURN, Excitation, PitchHead, excitation, excite, recorded_excitation
 from wavenet.pitch_objective import LOG_F0_WEIGHT, PitchObjective
 from wavenet.sampling.generate import Backend, generate, parameters
 
@@ -106,6 +106,64 @@ def test_where_there_is_no_voice_all_is_zero_and_the_phase_goes_on_from_where_it
     half = HOP // 2  # held to the middle of the neighbouring frame, where F0 ends and begins
     turns = 0.02 * (2 * HOP + half) + 0.03 * half
     torch.testing.assert_close(waves[4 * HOP, 0].double(), torch.tensor(2 * math.pi * turns).double().sin())
+
+
+# The phase of a recording
+
+
+def recording(frames: int, hop: int) -> tuple[Tensor, Tensor, Tensor]:
+    """A voice that glides by a fifth, its waveform (1, T) and F0 (1, L), and the turns of its fundamental (T,)."""
+    t = torch.arange(frames * hop, dtype=torch.float64)
+    low, slope = 0.008, 0.004 / (frames * hop)
+    turns = 0.3 + low * t + slope * t**2 / 2
+    wav = sum((2 * math.pi * (k * turns + 0.17 * (k - 1))).cos() / k for k in range(1, 12))
+    centres = (torch.arange(frames, dtype=torch.float64) + 0.5) * hop
+    return wav[None], (low + slope * centres)[None], turns
+
+
+@pytest.mark.parametrize(("hop", "start"), [(256, 0), (256, 3), (255, 5)])
+def test_the_cosine_goes_with_the_fundamental_wherever_a_crop_begins(hop: int, start: int) -> None:
+    wav, f0, turns = recording(24, hop)
+    crop = slice(start * hop, (start + 16) * hop)
+    waves = recorded_excitation(wav[:, crop], f0[:, start : start + 16], hop)[0]
+    expected = torch.stack([(2 * math.pi * turns).sin(), (2 * math.pi * turns).cos()], dim=-1)[crop]
+    inside = slice(2 * hop, -2 * hop)  # where the window sees the recording on both sides
+    torch.testing.assert_close(waves[inside, :2].double(), expected[inside], atol=0.02, rtol=0)
+    torch.testing.assert_close(waves[:, :2].double(), expected, atol=0.2, rtol=0)
+    assert (waves[:, 2] == 1).all()
+
+
+def test_frames_beyond_the_recording_are_left_out() -> None:
+    wav, f0, _ = recording(20, 256)
+    whole = recorded_excitation(wav, f0, 256)
+    within = recorded_excitation(wav[:, 4 * 256 : -4 * 256], f0, 256, margin=4)
+    middle = slice(3 * 256, -3 * 256)
+    torch.testing.assert_close(within[:, middle], whole[:, 4 * 256 : -4 * 256][:, middle], atol=1e-3, rtol=0)
+
+
+def test_a_measured_f0_a_little_off_does_not_carry_the_phase_away() -> None:
+    wav, f0, turns = recording(64, 256)
+    for factor in (0.99, 1.01):
+        waves = recorded_excitation(wav, f0 * factor, 256)[0, 512:-512, 1].double()
+        torch.testing.assert_close(waves, (2 * math.pi * turns[512:-512]).cos(), atol=0.1, rtol=0)
+        adrift = excitation(f0 * factor, 256, 64 * 256)[0][0, 512:-512, 1].double()
+        assert (adrift - (2 * math.pi * (turns[512:-512] - 0.3)).cos()).abs().max() > 1
+
+
+def test_a_recording_without_a_voice_or_without_sound_is_no_trouble() -> None:
+    wav, f0, _ = recording(8, 256)
+    assert recorded_excitation(wav, torch.zeros_like(f0), 256).abs().max() == 0
+    silent = recorded_excitation(torch.zeros_like(wav), f0, 256)
+    assert silent.isfinite().all() and (silent[..., 2] == 1).all()
+
+
+def test_a_model_reads_the_phase_of_the_recording_only_with_its_measured_pitch(make_wavenet: MakeWaveNet) -> None:
+    model, mel = make_wavenet(pitch=True), mel_like(9)
+    wav, f0, _ = recording(9, HOP)
+    both = model.excite(mel, f0, recording=wav)
+    assert both is not None and torch.equal(both, recorded_excitation(wav, f0, HOP))
+    heard = model.excite(mel, recording=wav), model.excite(mel)
+    assert heard[0] is not None and heard[1] is not None and torch.equal(*heard)
 
 
 # The head
@@ -266,7 +324,7 @@ def test_a_teacher_reads_the_measured_pitch_and_does_not_train_its_head(make_wav
     model, batch = make_wavenet(pitch=True, dtype=torch.float32), batch_like(10)
     x = model.distribution.quantise(batch.wav)
     report = TeacherObjective(model, 1.0, 8000, [])(batch, 1)
-    measured = model(x, batch.mel, margin=MARGIN, excitation=model.excite(batch.mel, batch.f0, MARGIN))
+    measured = model(x, batch.mel, margin=MARGIN, excitation=model.excite(batch.mel, batch.f0, MARGIN, batch.wav))
     expected = -model.distribution.log_density(measured, x)[:, HOP:].mean()
     torch.testing.assert_close(report.loss, expected)
     assert report.terms.keys() == {"nll", "bits"}
