@@ -21,7 +21,7 @@ class HearingConfig:
     """How the pitch head learns to hear F0 in the mel, before the network learns anything.
 
     Args:
-        steps: None for the trainer's, `MOST_STEPS` at most.
+        steps: None for the trainer's, `MOST_STEPS` at most; 0 leaves the head of `init_from` as it is.
         batch_size: crops a step.
         frames: of a crop, at most: it is no longer than the shortest utterance, but no shorter than `crops.frames`.
         lr: Adam's rate at first, falling to a fiftieth.
@@ -33,10 +33,10 @@ class HearingConfig:
     lr: float = 1e-3
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "frames"):
+        for name, least in (("steps", 0), ("batch_size", 1), ("frames", 1)):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"hearing.{name} is {value}, but must be at least 1")
+            if value is not None and value < least:
+                raise ValueError(f"hearing.{name} is {value}, but must be at least {least}")
 
 
 def learn_to_hear(
@@ -49,6 +49,8 @@ def learn_to_hear(
     """
     run = Path(config.run) / "pitch"
     steps = min(config.trainer.steps, MOST_STEPS) if hearing.steps is None else hearing.steps
+    if not steps:
+        return True
     shortest = min((entry.frames for split in ("train", "valid") for entry in corpus.entries(split)), default=0)
     frames = max(config.crops.frames, min(hearing.frames, shortest))
     own = replace(

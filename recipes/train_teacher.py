@@ -64,7 +64,8 @@ def train(config: TrainConfig) -> bool:
 
     Raises:
         CheckpointError: `init_from` names no teacher of these settings.
-        ConfigError: the corpus was prepared with another mel, without F0, or has too few or other speakers.
+        ConfigError: the corpus was prepared with another mel, without F0, or has too few or other speakers; or no steps
+            for a pitch head that has yet to learn.
         OutputError: the run directory cannot be written.
     """
     check_writable(config.run)
@@ -79,6 +80,12 @@ def train(config: TrainConfig) -> bool:
         )
     model_config = teacher_config(config, len(corpus.speakers))
     check_pitch(model_config.pitch, corpus)
+    if model_config.pitch and config.hearing.steps == 0 and not (origin and origin.model.get("pitch")):
+        raise ConfigError(
+            "hearing.steps is 0, which keeps the pitch head of init_from, but "
+            + (f"{config.init_from} has none" if origin else "there is no init_from")
+            + ": let the head learn, hearing.steps=null"
+        )
     if origin is not None and config.init_from is not None:
         check_origin(origin, config.init_from, config.mel, corpus)
     description = Description(

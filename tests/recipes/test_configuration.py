@@ -247,7 +247,7 @@ def test_a_value_that_must_be_given_is_asked_for_by_name(missing: str) -> None:
         ("distill", "clips=-1", "clips is -1"),
         ("train", "input_dropout=1", "input_dropout is 1.0"),
         ("train", "input_noise=-0.1", "input_noise is -0.1"),
-        ("train", "hearing.steps=0", "hearing.steps is 0, but must be at least 1"),
+        ("train", "hearing.steps=-1", "hearing.steps is -1, but must be at least 0"),
         ("train", "hearing.frames=0", "hearing.frames is 0"),
         ("distill", "losses.kl.weight=0", "contrastive.weight is 0.3"),
         ("distill", "losses=kl losses.kl.weight=0", "every weight"),

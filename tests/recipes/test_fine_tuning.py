@@ -118,6 +118,7 @@ def test_a_student_begins_as_a_narrower_one(
 
 def test_teacher_and_student_of_pitch_grow_out_of_those_without(
     succeed: Callable[..., Finished],
+    refuse: Callable[..., str],
     corpus_with_pitch: Path,
     toy_teacher: Path,
     toy_student: Path,
@@ -136,6 +137,12 @@ def test_teacher_and_student_of_pitch_grow_out_of_those_without(
     for name, weight in model.pitch.state_dict().items():
         assert torch.equal(weight, learnt[name])
     assert "is finished" in succeed(*again).stderr
+    deaf = [*pitched, "hearing.steps=0"]
+    succeed(*deaf, f"init_from={teacher}", f"run={tmp_path / 'tuned'}")
+    kept = load_weights(tmp_path / "tuned")
+    assert all(torch.equal(kept[f"pitch.{name}"], weight) for name, weight in learnt.items())
+    for origin, fault in ((toy_teacher, f"{toy_teacher} has none"), ("null", "there is no init_from")):
+        assert fault in refuse(*deaf, f"init_from={origin}", f"run={tmp_path / 'refused'}")
     common = [f"data={corpus_with_pitch}", f"teacher_checkpoint={teacher}"]
     succeed(*DISTILL, *common, f"init_from={toy_student}", f"run={student}")
     made, _ = load_student(student)
