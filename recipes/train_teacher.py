@@ -1,5 +1,6 @@
 """`wavenet train`: a teacher, from a prepared corpus."""
 
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -55,8 +56,8 @@ class TrainConfig(RunConfig):
         super().__post_init__()
         if not 0 <= self.input_dropout < 1:
             raise ValueError(f"input_dropout is {self.input_dropout}, but must be from 0 to below 1; 0.5 is usual")
-        if self.input_noise < 0:
-            raise ValueError(f"input_noise is {self.input_noise}, but must not be below 0; 0.1 is 20 dB below the clip")
+        if not 0 <= self.input_noise < math.inf:
+            raise ValueError(f"input_noise is {self.input_noise}, but must be 0 or more; 0.1 is 20 dB below the clip")
 
 
 def train(config: TrainConfig) -> bool:
