@@ -13,7 +13,7 @@ from data.mel import LogMel, MelConfig
 from distill.fit import check_fit
 from distill.health import diagnose, examine, examine_scales
 from distill.losses.contrastive import ContrastiveConfig, bounded, other_condition
-from distill.losses.kl import KLConfig, clipped, floored, kl_divergence, scale_regulariser, uniforms
+from distill.losses.kl import KLConfig, clipped, floored, kl_divergence, scale_regulariser, taught_above, uniforms
 from distill.losses.perceptual import PerceptualConfig, PerceptualLoss
 from distill.losses.power import PowerConfig, spectral_distance
 from distill.student import Student, StudentSample
@@ -38,6 +38,8 @@ class LossesConfig:
             raise ValueError("every weight of the loss is 0: set kl.weight, or a weight of power")
         if self.kl.begin and not against_real:
             raise ValueError(f"nothing is learnt before kl.begin={self.kl.begin}: set it to 0, or a weight of power")
+        if self.kl.edge and not against_real:
+            raise ValueError(f"nothing is learnt below kl.edge={self.kl.edge:g}: set it to 0, or a weight of power")
         if self.contrastive.weight and not self.kl.weight:
             raise ValueError(
                 f"contrastive.weight is {self.contrastive.weight}, but a part of the divergence, whose weight is 0: "
@@ -48,9 +50,9 @@ class LossesConfig:
 class DistillationObjective(Objective):
     """Fresh noise for a whole window -> the student's x -> a pass of the teacher over x -> named terms.
 
-    x is neither clipped nor quantised: the teacher reads it as it is, and hands its gradient back. The left context of
-    the window, where student and teacher still see the zeros before it, is not counted, and computed no further than
-    what counts depends on it.
+    x is neither clipped nor quantised: the teacher reads it as it is, and hands back its gradient, or what lies above
+    `losses.kl.edge` of it. The left context of the window, where student and teacher still see the zeros before it, is
+    not counted, and computed no further than what counts depends on it.
 
     Args:
         model: the student.
@@ -81,6 +83,11 @@ class DistillationObjective(Objective):
         self.losses = losses
         self.judge = floored(teacher.config.output, losses.kl.floor)
         self.edges = losses.power.edges(mel.sample_rate)
+        if losses.kl.edge >= mel.sample_rate / 2:
+            raise ValueError(
+                f"kl.edge is {losses.kl.edge:g} Hz, and nothing lies above it at {mel.sample_rate} Hz: lower it"
+            )
+        self.edge = losses.kl.edge / mel.sample_rate
         self.log_mel = LogMel(mel)
         self.gain = gain
         self.clips = clips
@@ -150,6 +157,7 @@ class DistillationObjective(Objective):
 
     def _opinions(self, x: Tensor, batch: Batch) -> list[Tensor]:
         """The teacher's parameters, under the batch's condition and, for the contrast, under another one."""
+        x = taught_above(self.edge, x)
         conditions = [batch, other_condition(batch)] if self.losses.contrastive.weight else [batch]
         return [self._listen(x, condition) for condition in conditions]
 
@@ -190,6 +198,7 @@ class DistillationObjective(Objective):
         """
         config, contrastive = self.losses.kl, self.losses.contrastive
         draws, base = uniforms(self.judge, loc, config.draws), self.model.config.base
+        loc = taught_above(self.edge, loc)
         own, *others = (kl_divergence(self.judge, params, loc, log_scale, base, draws) for params in opinions)
         terms = {"kl": own.kl.mean(), "cross_entropy": own.cross_entropy.mean(), "entropy": own.entropy.mean()}
         loss = terms["kl_clipped"] = clipped(own.kl, config.clip).mean()

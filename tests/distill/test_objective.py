@@ -175,6 +175,27 @@ def test_the_divergence_alone_teaches_through_the_past_that_the_teacher_reads(
     assert (slopes[0] - slopes[1]).norm() > 1e-4 * slopes[1].norm()  # two equal ones differ by 0
 
 
+@pytest.mark.parametrize("kind", OutputKind)
+def test_below_its_edge_the_divergence_teaches_nothing_and_is_the_same(
+    make_objective: MakeObjective, batch: Batch, kind: OutputKind
+) -> None:
+    quiet = replace(SILENT, mean_weight=1e-9)  # something has to teach what lies below
+    slopes, terms = [], []
+    for edge in (0.0, 1000.0):  # of 2000 Hz that there are
+        torch.manual_seed(0)
+        objective = make_objective(kind, LossesConfig(KLConfig(draws=10, edge=edge), ContrastiveConfig(), quiet))
+        student = Ear(objective.model)
+        torch.manual_seed(1)
+        report = objective(batch, 0)
+        (slope,) = torch.autograd.grad(report.loss, student.said[0].x)
+        slopes.append(torch.fft.rfft(slope * torch.hann_window(slope.shape[1])).abs().square().mean(dim=0))
+        terms.append(report.terms)
+    assert terms[0] == terms[1]
+    low = len(slopes[0]) * 7 // 20  # 700 Hz
+    whole, high = (float(slope[:low].sum() / slope.sum()) for slope in slopes)
+    assert high < 0.05 * whole
+
+
 def test_no_teacher_is_narrower_in_the_divergence_than_its_floor(make_objective: MakeObjective, batch: Batch) -> None:
     terms = []
     for floor in (None, -20.0, -3.5):  # the teacher's own is -7
@@ -322,12 +343,22 @@ def test_without_its_weight_a_band_is_left_out(make_objective: MakeObjective, ba
             (KLConfig(begin=5), ContrastiveConfig(), SILENT),
             "nothing is learnt before kl.begin=5",
         ),
+        (
+            (KLConfig(edge=1500.0), ContrastiveConfig(), SILENT),
+            "nothing is learnt below kl.edge=1500",
+        ),
         ((KLConfig(weight=0.0), ContrastiveConfig(0.3), PowerConfig()), "contrastive.weight is 0.3"),
     ],
 )
 def test_losses_that_make_no_sense_together_are_refused(losses: tuple[object, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         LossesConfig(*losses)
+
+
+def test_an_edge_beyond_the_corpus_is_refused(make_objective: MakeObjective) -> None:
+    losses = LossesConfig(KLConfig(edge=2000.0), ContrastiveConfig(), PowerConfig([32, 64], high_edge=1000))
+    with pytest.raises(ValueError, match=r"kl\.edge is 2000 Hz, and nothing lies above it at 4000 Hz"):
+        make_objective(losses=losses)
 
 
 def test_a_high_band_beyond_the_corpus_is_refused(make_objective: MakeObjective) -> None:

@@ -19,6 +19,7 @@ from distill.losses.kl import (
     kl_divergence,
     scale_regulariser,
     stratified,
+    taught_above,
     uniforms,
 )
 from distill.student import Base
@@ -338,6 +339,33 @@ def test_a_categorical_teacher_has_no_scale_to_be_floored() -> None:
     assert torch.equal(floored(config, -3.0).log_prob(params, x), output_distribution(config).log_prob(params, x))
 
 
+# The edge below which the divergence teaches nothing
+
+
+@pytest.mark.parametrize(("frequency", "share"), [(0.0, 0.0), (0.06, 0.0), (0.14, 1.0), (0.4, 1.0)])
+def test_what_lies_below_the_edge_takes_no_gradient_and_keeps_its_value(frequency: float, share: float) -> None:
+    wav = torch.randn(2, 1000, requires_grad=True)
+    slope = torch.cos(2 * math.pi * frequency * torch.arange(1000.0)).expand(2, -1)
+    taught = taught_above(0.1, wav)
+    assert torch.equal(taught, wav)
+    (gradient,) = torch.autograd.grad((slope * taught).sum(), wav)
+    inside = slice(100, -100)  # beyond the ends there is nothing to tell a frequency by
+    torch.testing.assert_close(gradient[:, inside], share * slope[:, inside], rtol=0, atol=0.01)
+
+
+def test_under_autocast_the_gradient_keeps_its_precision() -> None:
+    wav, slope = torch.randn(2, 1, 1000).requires_grad_(), torch.randn(1, 1000)
+    (exact,) = torch.autograd.grad((slope * taught_above(0.1, wav[0])).sum(), wav)
+    with torch.autocast("cpu", torch.bfloat16):
+        taught = taught_above(0.1, wav[0])
+    assert torch.equal(torch.autograd.grad((slope * taught).sum(), wav)[0], exact)
+
+
+def test_without_an_edge_the_waveform_stays_itself() -> None:
+    wav = torch.randn(2, 1000)
+    assert taught_above(0.0, wav) is wav
+
+
 # The schedule
 
 
@@ -359,6 +387,7 @@ def test_the_weight_sets_in_at_its_step_and_rises_linearly() -> None:
         ({"floor": -math.inf}, "kl.floor is -inf"),
         ({"begin": -1}, "kl.begin is -1"),
         ({"ramp": -1}, "kl.ramp is -1"),
+        ({"edge": -1.0}, "kl.edge is -1"),
     ],
 )
 def test_a_config_that_makes_no_sense_is_refused(changes: dict[str, float], message: str) -> None:
