@@ -98,8 +98,8 @@ def taught_above(edge: float, wav: Tensor) -> Tensor:
 
 
 def _low_pass(wav: Tensor, edge: float) -> Tensor:
-    """What of wav (B, T) lies below the edge, in cycles a sample: by a sinc under a Hann window."""
-    half = round(PERIODS / edge)
+    """What of wav (B, T) lies below the edge, in cycles a sample: by a sinc under a Hann window, T long at most."""
+    half = min(round(PERIODS / edge), wav.shape[1] // 2)
     t = torch.arange(-half, half + 1, device=wav.device)
     taps = torch.sinc(2 * edge * t) * torch.hann_window(2 * half + 3, periodic=False, device=wav.device)[1:-1]
     return F.conv1d(wav[:, None], (taps / taps.sum()).to(wav)[None, None], padding=half)[:, 0]

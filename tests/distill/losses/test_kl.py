@@ -361,6 +361,12 @@ def test_under_autocast_the_gradient_keeps_its_precision() -> None:
     assert torch.equal(torch.autograd.grad((slope * taught).sum(), wav)[0], exact)
 
 
+def test_the_filter_of_the_lowest_edge_is_no_longer_than_the_waveform() -> None:
+    wav = torch.randn(2, 1000, requires_grad=True)
+    (gradient,) = torch.autograd.grad(taught_above(1e-12, wav).sum(), wav)  # at which all of it is the mean, or nearly
+    assert gradient.abs().max() < 1
+
+
 def test_without_an_edge_the_waveform_stays_itself() -> None:
     wav = torch.randn(2, 1000)
     assert taught_above(0.0, wav) is wav
