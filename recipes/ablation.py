@@ -22,7 +22,7 @@ from data.sources import hash_text
 from recipes.cli import report_errors
 from recipes.configuration import ConfigError, configure
 from recipes.distill_student import DistillConfig, distill
-from recipes.evaluate import Options, evaluate
+from recipes.evaluate import UNCORRECTED, Options, evaluate
 from recipes.evaluate_measures import MEASURES, Estimate, cells, estimate, row_from_json
 from recipes.provenance import provenance, table
 from wavenet.checkpoint import load_description
@@ -32,6 +32,7 @@ RUNS = Path("runs/ablation")
 RESULTS = Path(__file__).parent / "results" / "ablation.json"
 README = Path(__file__).parent.parent / "distill" / "README.md"
 BEGIN, END = "<!-- ablation -->", "<!-- /ablation -->"
+HEARD = {"alone": "The students alone", "corrected": "Corrected, as they are heard"}
 COLUMNS = {name: MEASURES[name] for name in ("pesq", "log_mel_l1", "f0", "voicing", "high_band", "floor")}
 
 app = typer.Typer(help=__doc__, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -64,8 +65,13 @@ def train_row(row: str, teacher: Path, data: Path, steps: int, out: Path, overri
 def judge_row(row: str, config: DistillConfig, clips: int | None) -> dict[str, Any]:
     """What the table needs of a row that is done, written to OUT/ROW/ablation.json."""
     run = Path(config.run)
-    options = Options(checkpoints=[run], data=Path(config.data), out=run / "evaluation", clips=clips, rounds=0)
-    judged = next(one for one in evaluate(options) if one.kind == "student")
+    out = run / "evaluation"
+    judged = {
+        row.name: row
+        for row in evaluate(Options([run], Path(config.data), out, clips=clips, baselines=False))
+        if row.kind == "student"
+    }
+    heard = {"alone": judged[f"{run}{UNCORRECTED}"], "corrected": judged[str(run)]}
     teacher = load_description(config.teacher_checkpoint)
     result = {
         "row": row,
@@ -78,10 +84,10 @@ def judge_row(row: str, config: DistillConfig, clips: int | None) -> dict[str, A
         "alike": {
             "student": asdict(config.student),
             "corpus": hash_text(Path(config.data, "manifest.jsonl").read_text(encoding="utf-8")),
-            "judged on": judged.estimates["log_mel_l1"].clips,
+            "judged on": heard["alone"].estimates["log_mel_l1"].clips,
         },
         "verdict": _last_remark(run),
-        "judged": asdict(judged),
+        "judged": {how: asdict(row) for how, row in heard.items()},
         "provenance": provenance(str(find_device(config.trainer.device))),
     }
     write_atomic(run / "ablation.json", (json.dumps(result, indent=2, allow_nan=False) + "\n").encode())
@@ -107,16 +113,16 @@ def report(results: list[dict[str, Any]]) -> str:
                 "them again with equal settings, or remove the ablation.json of the others"
             )
     results = sorted(results, key=lambda result: rows().index(result["row"]))
-    header = ["row", "teacher", *(measure.label for measure in COLUMNS.values()), "verdict"]
-    lines = [
-        [one["row"].replace("_", " "), one["teacher"], *cells(row_from_json(one["judged"]), COLUMNS), one["verdict"]]
-        for one in results
-    ]
     said = f"Every student: {budget['steps']} steps of {budget['clips']} x {budget['samples']} samples, one corpus."
     if len({one["teacher"].partition(", ")[2] for one in results}) > 1:
         said += " The teachers' steps differ."
+    tables = [
+        text
+        for how, name in HEARD.items()
+        for text in (_report_figures(results, how, name), *_report_differences(results, how, name))
+    ]
     origins = [f"- {one['row']}: {_origin(one['provenance'])}" for one in results]
-    return "\n\n".join([said, table([header, *lines]), *_report_differences(results), "\n".join(origins)])
+    return "\n\n".join([said, *tables, "\n".join(origins)])
 
 
 def base_of(row: str) -> str | None:
@@ -125,7 +131,7 @@ def base_of(row: str) -> str | None:
         return None
     if row in ("mulaw", "gaussian", "without_pitch"):
         return "mixture"  # of their teacher's budget
-    return "with_mel" if row.startswith("with_mel_") else "full"
+    return "full_again" if row == "without_kl_again" else "full"
 
 
 def collect(out: Path) -> list[dict[str, Any]]:
@@ -133,8 +139,10 @@ def collect(out: Path) -> list[dict[str, Any]]:
     results = {path.parent.name: json.loads(path.read_text()) for path in sorted(out.glob("*/ablation.json"))}
     for row, result in results.items():
         if (base := base_of(row)) in results:
-            own, other = (_figures_by_clip(out / name, results[name]["judged"]["name"]) for name in (row, base))
-            result["less"] = {"row": base, "estimates": {key: asdict(_less(own, other, key)) for key in COLUMNS}}
+            result["less"] = {
+                "row": base,
+                **{how: _differences(out, results[row], results[base], how) for how in HEARD},
+            }
     return list(results.values())
 
 
@@ -147,15 +155,34 @@ def publish(results: list[dict[str, Any]], store: Path = RESULTS, readme: Path =
     return text
 
 
-def _report_differences(results: list[dict[str, Any]]) -> list[str]:
+def _report_figures(results: list[dict[str, Any]], how: str, name: str) -> str:
+    header = ["row", "teacher", *(measure.label for measure in COLUMNS.values()), "verdict"]
+    lines = [
+        [_name(one["row"]), one["teacher"], *cells(row_from_json(one["judged"][how]), COLUMNS), one["verdict"]]
+        for one in results
+    ]
+    return f"{name}:\n\n{table([header, *lines])}"
+
+
+def _report_differences(results: list[dict[str, Any]], how: str, name: str) -> list[str]:
     """The table of what the rows differ by, if any has a base among them."""
     header = ["row", "less", *(measure.label for measure in COLUMNS.values())]
     lines = []
     for result in results:
         if less := result.get("less"):
-            row = row_from_json({"name": result["row"], "kind": "difference", "estimates": less["estimates"]})
-            lines.append([*(name.replace("_", " ") for name in (row.name, less["row"])), *cells(row, COLUMNS)])
-    return ["Differences, clip by clip:", table([header, *lines])] if lines else []
+            row = row_from_json({"name": result["row"], "kind": "difference", "estimates": less[how]})
+            lines.append([_name(row.name), _name(less["row"]), *cells(row, COLUMNS)])
+    return [f"{name}, differences clip by clip:\n\n{table([header, *lines])}"] if lines else []
+
+
+def _name(row: str) -> str:
+    return row.replace("_", " ")
+
+
+def _differences(out: Path, own: dict[str, Any], other: dict[str, Any], how: str) -> dict[str, Any]:
+    """A row's figures less another's, clip by clip."""
+    ours, theirs = (_figures_by_clip(out / one["row"], one["judged"][how]["name"]) for one in (own, other))
+    return {key: asdict(_less(ours, theirs, key)) for key in COLUMNS}
 
 
 def _figures_by_clip(run: Path, name: str) -> dict[str, dict[str, float]]:

@@ -156,6 +156,7 @@ def evaluate(
     workers: Annotated[
         int | None, typer.Option(min=0, help="Processes that measure; by default one per core, 0: this one.")
     ] = None,
+    baselines: Annotated[bool, typer.Option(help="Griffin-Lim, WORLD and noise beside the checkpoints.")] = True,
 ) -> None:
     """PESQ, STOI, spectra, pitch, silence and speed beside the original, Griffin-Lim and WORLD; a page to hear."""
     from recipes.evaluate import Options
@@ -163,7 +164,9 @@ def evaluate(
     from recipes.evaluate_measures import report
 
     chosen = None if split is None else split.value
-    options = Options(checkpoint, data, out, chosen, clips, seconds, sample, device, dtype.value, seed, rounds, workers)
+    options = Options(
+        checkpoint, data, out, chosen, clips, seconds, sample, device, dtype.value, seed, rounds, workers, baselines
+    )
     typer.echo(report(run(options)))
     typer.echo(f"\npage: {out / 'evaluation.html'}")
 

@@ -67,6 +67,7 @@ class Options:
     seed: int = 0
     rounds: int = ROUNDS  # of the correction; 0: without it
     workers: int | None = None  # processes that measure; None: one per core, 0: this one
+    baselines: bool = True
 
 
 @dataclass
@@ -188,7 +189,7 @@ def _speaker(description: Description, clip: Clip) -> torch.Tensor | None:
 
 def _judge_all(clips: list[Clip], voices: list[Voice], mel: MelConfig, gain: float, options: Options) -> list[Judged]:
     said = [{voice.name: voice.said[n] for voice in voices if voice.said} for n in range(len(clips))]
-    work = partial(_judge_clip, mel=mel, gain=gain, seed=options.seed, rounds=options.rounds)
+    work = partial(_judge_clip, mel=mel, gain=gain, options=options)
     bar = partial(tqdm, total=len(clips), desc="judge", unit="clip")
     workers = min(os.cpu_count() or 1 if options.workers is None else options.workers, len(clips))
     if workers == 0:
@@ -201,20 +202,26 @@ def _judge_all(clips: list[Clip], voices: list[Voice], mel: MelConfig, gain: flo
             raise RuntimeError("a process that measures was killed (out of memory?): try fewer --workers") from error
 
 
-def _judge_clip(clip: Clip, said: dict[str, Pcm], mel: MelConfig, gain: float, seed: int, rounds: int) -> Judged:
-    griffin_lim(clip.mel[:, :4], mel, iterations=1)  # loads its library, which takes none of the time
-    judged, correction = Judged({ORIGINAL: clip.pcm}, {}, {}), MelCorrection(mel, rounds)
-    for name, say in BASELINES.items():
-        started = time.perf_counter()
-        wav = say(clip, mel, seed)
-        judged.seconds[name] = time.perf_counter() - started
-        judged.said[name] = to_pcm(wav)
-        if rounds:
-            judged.said[f"{name}{CORRECTED}"] = to_pcm(_correct(correction, wav, clip.mel))
+def _judge_clip(clip: Clip, said: dict[str, Pcm], mel: MelConfig, gain: float, options: Options) -> Judged:
+    judged = Judged({ORIGINAL: clip.pcm}, {}, {})
+    if options.baselines:
+        _say_baselines(judged, clip, mel, options)
     judged.said |= said
     for name, pcm in judged.said.items():
         judged.figures[name] = judge(clip, from_pcm(pcm), mel, gain)
     return judged
+
+
+def _say_baselines(judged: Judged, clip: Clip, mel: MelConfig, options: Options) -> None:
+    griffin_lim(clip.mel[:, :4], mel, iterations=1)  # loads its library, which takes none of the time
+    correction = MelCorrection(mel, options.rounds)
+    for name, say in BASELINES.items():
+        started = time.perf_counter()
+        wav = say(clip, mel, options.seed)
+        judged.seconds[name] = time.perf_counter() - started
+        judged.said[name] = to_pcm(wav)
+        if options.rounds:
+            judged.said[f"{name}{CORRECTED}"] = to_pcm(_correct(correction, wav, clip.mel))
 
 
 def _correct(correction: MelCorrection, wav: Wave, mel: NDArray[np.float32]) -> Wave:

@@ -77,6 +77,12 @@ def means(results: dict[str, Any], row: int | str) -> dict[str, float]:
     return {key: value["mean"] for key, value in found["estimates"].items()}
 
 
+def test_baselines_may_be_left_out(toy_student: Path, toy_corpus: Path, tmp_path: Path) -> None:
+    options = Options([toy_student], toy_corpus, tmp_path, "train", clips=1, device="cpu", workers=0, baselines=False)
+    rows = recipes.evaluate.evaluate(options)
+    assert [row.name for row in rows] == ["original", str(toy_student), f"{toy_student}, uncorrected"]
+
+
 def test_teacher_and_student_are_judged_beside_the_original_and_baselines_with_provenance(
     judged: tuple[dict[str, Any], Path], toy_teacher: Path, toy_student: Path, toy_corpus: Path
 ) -> None:
