@@ -2,8 +2,9 @@
 
 One round cuts the waveform into the frames that a mel is made of, gives every band of each the gain that it lacks,
 keeps all phases, and overlaps and adds (Griffin and Lim 1984, equation 6). Neighbouring frames disagree, so what comes
-of it has not quite the mel asked for, and a few rounds come nearer than one. Griffin and Lim's own begin at random
-phases; these begin at a student's, whose harmonics, fricatives and onsets stand where they should.
+of it has not quite the mel asked for, and a few rounds come nearer than one, the more so if every change goes on a
+little (Perraudin, Balazs and Sondergaard 2013); but the first, which is mostly of levels. Griffin and Lim's own begin
+at random phases; these begin at a student's, whose harmonics, fricatives and onsets stand where they should.
 """
 
 import torch
@@ -12,8 +13,9 @@ from torch import Tensor, nn
 
 from data.mel import MelConfig, log_bands, mel_filters
 
-ROUNDS = 6
-STEP = 1.5  # of a band's distance in nats; more than all of it, because neighbouring frames take some of it back
+ROUNDS = 8
+STEP = 1.25  # of a band's distance in nats; more than all of it, because neighbouring frames take some of it back
+MOMENTUM = 0.8  # of a round's change, by which it goes on before the next round
 LIMIT = 2.3  # nats that a round changes at most, 20 dB: a gain makes no speech of silence
 CHUNK = 2**10  # frames at a time, so that the memory for spectra does not grow with the length
 LEAST_SEEN = 1e-2  # sum of squared windows: what the frames see less of stays nearly as it is
@@ -81,31 +83,34 @@ class CorrectionStream:
     """A `MelCorrection` of waveforms that come bit by bit; together exactly what it says of them whole."""
 
     def __init__(self, correction: MelCorrection) -> None:
-        self._rounds = [_Round(correction) for _ in range(correction.rounds)]
-        self._rest = torch.empty(0, 0)
+        self._rounds = [_Round(correction, MOMENTUM if n else 0.0) for n in range(correction.rounds)]
+        self._rest = torch.empty(2, 0, 0)
 
     def push(self, wav: Tensor, mel: Tensor | None = None) -> Tensor:
         """More samples (B, T) and frames (B, M, n) -> what is certain now (B, T'). No sample comes before its frame."""
-        self._rest = wav[:, :0].float()
-        wav = wav.float()
+        wav = wav.float().expand(2, *wav.shape)
+        self._rest = wav[..., :0]
         for each in self._rounds:
             wav = each.push(wav, mel)
-        return wav
+        return wav[1]
 
     def finish(self) -> Tensor:
         """The rest (B, T'); every frame has its samples by now."""
         rest = self._rest
         for each in self._rounds:
             rest = each.finish(rest)
-        return rest
+        return rest[1]
 
 
 class _Round:
-    """One round on its way through an utterance, whose ends are reflected as they are for a mel."""
+    """One round on its way through an utterance, whose ends are reflected as they are for a mel.
 
-    def __init__(self, correction: MelCorrection) -> None:
-        self._own = correction
-        self._wav: Tensor | None = None  # (B, T), from the next frame's first sample on
+    What comes and goes is (2, B, T): what the round before said, gone on by `momentum` of its change, and as it is.
+    """
+
+    def __init__(self, correction: MelCorrection, momentum: float) -> None:
+        self._own, self._momentum = correction, momentum
+        self._wav: Tensor | None = None  # (2, B, T), from the next frame's first sample on
         self._mel: Tensor | None = None  # (B, M, n), from the next frame on
         self._added: Tensor | None = None  # (B, n_fft - hop), to the first samples of `_wav` by the frames before
         self._seen: Tensor | None = None  # (1, n_fft - hop), the sum of their squared windows
@@ -114,58 +119,64 @@ class _Round:
         self._owed = 0  # samples that have come and not gone
 
     def push(self, wav: Tensor, mel: Tensor | None = None) -> Tensor:
-        self._owed += wav.shape[1]
+        self._owed += wav.shape[2]
         self._wav = _joined(self._wav, wav)
         self._mel = self._mel if mel is None else _joined(self._mel, mel)
         self._reflect()
         return self._go(self._advance())
 
     def finish(self, wav: Tensor) -> Tensor:
-        """What is left once the last samples (B, T) have come."""
+        """What is left once the last samples (2, B, T) have come."""
         said, padding = self.push(wav), self._own.mel.padding
         assert self._wav is not None
         if not self._reflected:  # shorter than what is reflected: it goes on with silence
-            self._wav = F.pad(self._wav, (0, padding + 1 - self._wav.shape[1]))
+            self._wav = F.pad(self._wav, (0, padding + 1 - self._wav.shape[2]))
             self._reflect()
-        self._wav = torch.cat([self._wav, self._wav[:, -padding - 1 : -1].flip(1)], dim=1)
+        self._wav = torch.cat([self._wav, self._wav[..., -padding - 1 : -1].flip(2)], dim=2)
         rest = self._advance()
         assert self._added is not None and self._seen is not None
-        last = self._wav[:, : self._added.shape[1]] + self._added / self._seen.clamp(min=LEAST_SEEN)
-        return torch.cat([said, self._go(rest), self._go(last)], dim=1)
+        last = self._say(self._wav[..., : self._added.shape[1]], self._added, self._seen)
+        return torch.cat([said, self._go(rest), self._go(last)], dim=2)
 
     def _reflect(self) -> None:
         """The samples before the first one, as soon as those after it are there."""
         assert self._wav is not None
         padding = self._own.mel.padding
-        if not self._reflected and self._wav.shape[1] > padding:
-            self._wav = torch.cat([self._wav[:, 1 : padding + 1].flip(1), self._wav], dim=1)
+        if not self._reflected and self._wav.shape[2] > padding:
+            self._wav = torch.cat([self._wav[..., 1 : padding + 1].flip(2), self._wav], dim=2)
             self._reflected = True
 
     def _advance(self) -> Tensor:
-        """The samples (B, T) before the first frame that cannot be made yet."""
+        """The samples (2, B, T) before the first frame that cannot be made yet."""
         assert self._wav is not None
         n_fft, hop = self._own.mel.n_fft, self._own.mel.hop_length
-        if not self._reflected or self._wav.shape[1] < n_fft or self._mel is None or not self._mel.shape[2]:
-            return self._wav[:, :0]
-        n = min((self._wav.shape[1] - n_fft) // hop + 1, self._mel.shape[2])
-        frames = self._wav.unfold(1, n_fft, hop)[:, :n]  # (B, n, n_fft)
+        if not self._reflected or self._wav.shape[2] < n_fft or self._mel is None or not self._mel.shape[2]:
+            return self._wav[..., :0]
+        n = min((self._wav.shape[2] - n_fft) // hop + 1, self._mel.shape[2])
+        frames = self._wav[0].unfold(1, n_fft, hop)[:, :n]  # (B, n, n_fft)
         added = self._own.overlap(self._own.change(frames, self._mel[:, :, :n]))  # (B, T + n_fft - hop), T = n hop
         seen = self._own.overlap(self._own.window.square().expand(1, n, n_fft))
         if self._added is not None and self._seen is not None:
             more = added.shape[1] - self._added.shape[1]
             added, seen = added + F.pad(self._added, (0, more)), seen + F.pad(self._seen, (0, more))
         T = n * hop
-        said = self._wav[:, :T] + added[:, :T] / seen[:, :T].clamp(min=LEAST_SEEN)
-        self._wav, self._mel = self._wav[:, T:], self._mel[:, :, n:]
+        said = self._say(self._wav[..., :T], added[:, :T], seen[:, :T])
+        self._wav, self._mel = self._wav[..., T:], self._mel[:, :, n:]
         self._added, self._seen = added[:, T:], seen[:, T:]
         return said
 
+    def _say(self, wav: Tensor, added: Tensor, seen: Tensor) -> Tensor:
+        """What the round makes of wav (2, B, T)."""
+        gone_on, before = wav
+        now = gone_on + added / seen.clamp(min=LEAST_SEEN)
+        return torch.stack([now + self._momentum * (now - before), now])
+
     def _go(self, said: Tensor) -> Tensor:
         """Without the samples that were reflected."""
-        surplus = min(self._surplus, said.shape[1])
+        surplus = min(self._surplus, said.shape[2])
         self._surplus -= surplus
-        said = said[:, surplus : surplus + self._owed]
-        self._owed -= said.shape[1]
+        said = said[..., surplus : surplus + self._owed]
+        self._owed -= said.shape[2]
         return said
 
 

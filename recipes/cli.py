@@ -117,7 +117,7 @@ def synthesize(
     temperature: Annotated[float, typer.Option(min=0, help="Factor on the student's noise.")] = 1.0,
     speaker: Annotated[str | None, typer.Option(help="Name of a speaker, where the voice has several.")] = None,
     backend: Annotated[Sampler, typer.Option(help="parallel: a student; the others: a teacher.")] = Sampler.parallel,
-    rounds: Rounds = 6,
+    rounds: Rounds = 8,
     plot: Annotated[bool, typer.Option("--plot", help="Write spectrogram pictures too.")] = False,
 ) -> None:
     """Speak: a waveform for every sound file or mel."""
@@ -152,7 +152,7 @@ def evaluate(
     device: Device = "auto",
     dtype: Annotated[Dtype, typer.Option(help="Of a student's matrix products.")] = Dtype.float32,
     seed: Seed = 0,
-    rounds: Rounds = 6,
+    rounds: Rounds = 8,
     workers: Annotated[
         int | None, typer.Option(min=0, help="Processes that measure; by default one per core, 0: this one.")
     ] = None,
@@ -222,7 +222,7 @@ def serve(
     port: Annotated[int, typer.Option(help="0 takes a free one.")] = 8000,
     device: Device = "auto",
     dtype: Annotated[Dtype, typer.Option(help="Of the students' matrix products.")] = Dtype.float32,
-    rounds: Rounds = 6,
+    rounds: Rounds = 8,
     workers: Annotated[int, typer.Option(help="Processes, which share the cores.")] = 1,
     token: Annotated[
         str, typer.Option(envvar="WAVENET_TOKEN", show_envvar=True, help="What clients must show; none by default.")
