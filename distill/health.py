@@ -67,7 +67,7 @@ COLLAPSE = Verdict(
 IGNORING = Verdict(
     "ignoring the mel",
     "it moves as speech does, but not as this recording",
-    "set losses.contrastive.weight=0.3, and train the teacher with input_dropout=0.5, so that it listens itself",
+    "set losses.contrastive.weight=0.3, and train the teacher with input_noise=0.1, so that it listens itself",
 )
 WHISPERING = Verdict(
     "whispering",
