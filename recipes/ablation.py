@@ -156,11 +156,12 @@ def publish(results: list[dict[str, Any]], store: Path = RESULTS, readme: Path =
 
 
 def _report_figures(results: list[dict[str, Any]], how: str, name: str) -> str:
-    header = ["row", "teacher", *(measure.label for measure in COLUMNS.values()), "verdict"]
-    lines = [
-        [_name(one["row"]), one["teacher"], *cells(row_from_json(one["judged"][how]), COLUMNS), one["verdict"]]
-        for one in results
-    ]
+    """The table of the rows' figures; the verdict, which is on the student alone, stands with those."""
+    header = ["row", "teacher", *(measure.label for measure in COLUMNS.values())]
+    lines = [[_name(one["row"]), one["teacher"], *cells(row_from_json(one["judged"][how]), COLUMNS)] for one in results]
+    if how == "alone":
+        header.append("verdict")
+        lines = [[*line, one["verdict"]] for line, one in zip(lines, results, strict=True)]
     return f"{name}:\n\n{table([header, *lines])}"
 
 
