@@ -67,9 +67,9 @@ def judge_row(row: str, config: DistillConfig, clips: int | None) -> dict[str, A
     run = Path(config.run)
     out = run / "evaluation"
     judged = {
-        row.name: row
-        for row in evaluate(Options([run], Path(config.data), out, clips=clips, baselines=False))
-        if row.kind == "student"
+        one.name: one
+        for one in evaluate(Options([run], Path(config.data), out, clips=clips, baselines=False))
+        if one.kind == "student"
     }
     heard = {"alone": judged[f"{run}{UNCORRECTED}"], "corrected": judged[str(run)]}
     teacher = load_description(config.teacher_checkpoint)
@@ -95,7 +95,7 @@ def judge_row(row: str, config: DistillConfig, clips: int | None) -> dict[str, A
 
 
 def report(results: list[dict[str, Any]]) -> str:
-    """The rows as a table, and where each comes from.
+    """The rows as tables, alone and corrected, and where each comes from.
 
     Raises:
         ConfigError: no rows; rows of different budgets, students, corpora or numbers of clips.
