@@ -186,21 +186,21 @@ def test_a_conversation_is_one_pass(
 def test_a_conversation_speaks_before_its_end(
     server: Any, toy_vocoder: Vocoder, toy_utterance: Utterance, toy_mel: MelConfig
 ) -> None:
-    mel, hop = toy_utterance(30), toy_mel.hop_length
+    mel, hop = toy_utterance(40), toy_mel.hop_length
     with conversation(server, seed=9) as socket:
         heard, said = [np.zeros(0, np.float32)], 0
-        for n in range(30):
+        for n in range(40):
             socket.send(frames(mel[:, n : n + 1]))
             now = certain(toy_vocoder, mel[:, : n + 1])
             heard.append(hear(socket, now - said))
             said = now
         assert said > 6 * hop
         socket.send(END)
-        heard.append(hear(socket, 30 * hop - said))
+        heard.append(hear(socket, 40 * hop - said))
         summary = json.loads(socket.recv(30))
     assert_same(np.concatenate(heard), toy_vocoder(mel, seed=9))
     assert summary.pop("real_time_factor") > 0
-    whole = {"type": "summary", "samples": 30 * hop, "sample_rate": 8000, "seed": 9, "model": "ada", "distance": None}
+    whole = {"type": "summary", "samples": 40 * hop, "sample_rate": 8000, "seed": 9, "model": "ada", "distance": None}
     assert summary == whole
 
 
