@@ -1,4 +1,4 @@
-"""The ablation: students of one budget that differ in one thing, judged alike, in one table of distill/README.md.
+"""The ablation: students of one budget that differ in one thing, judged alone and corrected, in distill/README.md.
 
     python -m recipes.ablation run ROW --data DATA --teacher RUN --steps N [FIELD=VALUE ...]
     python -m recipes.ablation table
