@@ -185,8 +185,12 @@ def _joined(before: Tensor | None, now: Tensor) -> Tensor:
 
 
 def _shares(filters: Tensor) -> Tensor:
-    """(F, M) -> (M, F): a bin's gain, in nats, is the mean of its bands'; what no band hears has its neighbour's."""
+    """(F, M) -> (M, F): a bin's gain, in nats, is the mean of its bands'.
+
+    What no band hears stays as it is, but for bins beside the outermost bands, as that of 0 Hz: they go with those.
+    """
     heard = filters.sum(dim=1).nonzero()[:, 0]  # bins
-    bins = torch.arange(len(filters))
-    nearest = heard[(bins[:, None] - heard).abs().argmin(dim=1)]
-    return (filters / filters.sum(dim=1, keepdim=True))[nearest].T
+    distances = (torch.arange(len(filters))[:, None] - heard).abs()
+    distance, nearest = distances.min(dim=1)
+    shares = filters / filters.sum(dim=1, keepdim=True)
+    return torch.where(distance[:, None] > 1, 0.0, shares[heard[nearest]]).T

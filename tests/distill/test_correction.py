@@ -55,8 +55,9 @@ def one_round(wav: NDArray[np.float64], mel: NDArray[np.float64], config: MelCon
         step = np.clip(STEP * (asked - own), -LIMIT, LIMIT)
         gains = np.empty(len(filters))
         for k in range(len(filters)):
-            weights = filters[heard[np.abs(heard - k).argmin()]]
-            gains[k] = np.exp((weights * step).sum() / weights.sum())
+            nearest = heard[np.abs(heard - k).argmin()]
+            weights = filters[nearest]
+            gains[k] = np.exp((weights * step).sum() / weights.sum()) if abs(nearest - k) <= 1 else 1.0
         added[span] += window * np.fft.irfft(spectrum * (gains - 1))
         seen[span] += window**2
     return (padded + added / np.maximum(seen, 1e-2))[pad : pad + len(wav)]
@@ -160,6 +161,16 @@ def test_silence_stays_silence_and_nothing_is_made_of_nothing() -> None:
     floor = torch.full((1, 20, 10), float(np.log(MEL.floor)))
     quiet = MelCorrection(MEL)(noise(1, 10 * HOP), floor)
     assert 0 < float(quiet.abs().max()) < 1e-4
+
+
+def test_what_no_band_hears_stays() -> None:
+    """Bands of a mel that ends below half the sampling rate say nothing of what lies above them."""
+    config, wav = CONFIGS["narrow window"], noise(1, 60 * HOP)
+    change = torch.fft.rfft(MelCorrection(config)(wav, coloured(60, config)) - wav).abs()[0]
+    frequency = torch.fft.rfftfreq(wav.shape[1], 1 / config.sample_rate)
+    near = config.fmax + 8 * config.sample_rate / config.n_fft
+    below, above = change[frequency < config.fmax], change[frequency > near]
+    assert float(above.square().mean()) < 1e-3 * float(below.square().mean())
 
 
 def test_one_round_changes_no_more_than_its_limit() -> None:
