@@ -10,6 +10,7 @@ from torch import Tensor
 
 from data.dataset import Batch
 from data.mel import LogMel, MelConfig
+from distill.correction import MelCorrection
 from distill.fit import check_fit
 from distill.health import diagnose, examine, examine_scales
 from distill.losses.contrastive import ContrastiveConfig, bounded, other_condition
@@ -40,6 +41,8 @@ class LossesConfig:
             raise ValueError(f"nothing is learnt before kl.begin={self.kl.begin}: set it to 0, or a weight of power")
         if self.kl.edge and not against_real:
             raise ValueError(f"nothing is learnt below kl.edge={self.kl.edge:g}: set it to 0, or a weight of power")
+        if self.kl.corrected and not against_real:
+            raise ValueError("nothing is learnt of the level with kl.corrected: set it to false, or a weight of power")
         if self.contrastive.weight and not self.kl.weight:
             raise ValueError(
                 f"contrastive.weight is {self.contrastive.weight}, but a part of the divergence, whose weight is 0: "
@@ -50,9 +53,10 @@ class LossesConfig:
 class DistillationObjective(Objective):
     """Fresh noise for a whole window -> the student's x -> a pass of the teacher over x -> named terms.
 
-    x is neither clipped nor quantised: the teacher reads it as it is, and hands back its gradient, or what lies above
-    `losses.kl.edge` of it. The left context of the window, where student and teacher still see the zeros before it, is
-    not counted, and computed no further than what counts depends on it.
+    x is neither clipped nor quantised: the teacher reads it as it is, or with what the correction adds
+    (`losses.kl.corrected`), and hands back its gradient, or what of it lies above `losses.kl.edge`. The left context of
+    the window, where student and teacher still see the zeros before it, is not counted, and computed no further than
+    what counts depends on it.
 
     Args:
         model: the student.
@@ -88,6 +92,11 @@ class DistillationObjective(Objective):
                 f"kl.edge is {losses.kl.edge:g} Hz, and nothing lies above it at {mel.sample_rate} Hz: lower it"
             )
         self.edge = losses.kl.edge / mel.sample_rate
+        if losses.kl.corrected and not teacher.config.n_mels:
+            raise ValueError(
+                "kl.corrected is true, but without a mel (n_mels is 0) nothing corrects the student: set it to false"
+            )
+        self.correction = MelCorrection(mel) if losses.kl.corrected else None
         self.log_mel = LogMel(mel)
         self.gain = gain
         self.clips = clips
@@ -96,7 +105,10 @@ class DistillationObjective(Objective):
 
     def forward(self, batch: Batch, step: int) -> LossReport:
         sample, weight = self._speak(batch), self.losses.kl.weight_at(step)
-        return self._score(sample, self._opinions(sample.x, batch) if weight else [], batch, weight)
+        if not weight:
+            return self._score(sample, sample, [], batch, weight)
+        heard = self._heard(sample, batch)
+        return self._score(sample, heard, self._opinions(heard.x, batch), batch, weight)
 
     def validate(self, batch: Batch) -> dict[str, float]:
         """The loss with all its terms, whatever the step, and of the student's audio:
@@ -108,10 +120,11 @@ class DistillationObjective(Objective):
         health/...: the figures of `distill.health`, of the recordings that are not silent.
         """
         sample, real = self._speak(batch), _counted(batch)
-        opinions = self._opinions(sample.x, batch)
-        report = self._score(sample, opinions, batch, self.losses.kl.weight)
-        x, log_scale = (each[:, -real.shape[1] :] for each in (sample.x, sample.log_scale))
-        heard = self.teacher.distribution.quantise(batch.wav)[:, -sample.x.shape[1] :]
+        heard = self._heard(sample, batch)
+        opinions = self._opinions(heard.x, batch)
+        report = self._score(sample, heard, opinions, batch, self.losses.kl.weight)
+        x, log_scale, judged = (each[:, -real.shape[1] :] for each in (sample.x, sample.log_scale, heard.x))
+        recorded = self.teacher.distribution.quantise(batch.wav)[:, -sample.x.shape[1] :]
         limit = min(self.gain, self.teacher.distribution.limit)
         health = examine(x, real, self.log_mel.config.sample_rate)
         health |= examine_scales(log_scale, real, self.model.config.base)
@@ -119,8 +132,8 @@ class DistillationObjective(Objective):
             "loss": report.loss,
             **report.terms,
             "log_mel_l1": self._mel_distance(x, real),
-            "bits": self._bits(opinions[0], x.clamp(-limit, limit)),
-            "bits_real": self._bits(self._listen(heard, batch), heard[:, -real.shape[1] :]),
+            "bits": self._bits(opinions[0], judged.clamp(-limit, limit)),
+            "bits_real": self._bits(self._listen(recorded, batch), recorded[:, -real.shape[1] :]),
             **{f"health/{name}": value for name, value in health.items()},
         }
         return {name: float(value) for name, value in figures.items()}
@@ -155,9 +168,19 @@ class DistillationObjective(Objective):
         excitation = self.model.excite(batch.mel, batch.f0, batch.margin, batch.wav)
         return self.model(z, batch.mel, batch.speaker, batch.margin, keep, excitation)
 
+    def _heard(self, sample: StudentSample, batch: Batch) -> StudentSample:
+        """The sample as the teacher hears it: what the correction adds is a constant, to x as to loc."""
+        x, loc = (taught_above(self.edge, each) for each in (sample.x, sample.loc))
+        if self.correction is not None:
+            end = batch.mel.shape[2] - batch.margin
+            mel = batch.mel[:, :, end - x.shape[1] // self.log_mel.config.hop_length : end]
+            with torch.no_grad():
+                added = self.gain * self.correction(sample.x / self.gain, mel) - sample.x
+            x, loc = x + added, loc + added
+        return StudentSample(x, loc, sample.log_scale)
+
     def _opinions(self, x: Tensor, batch: Batch) -> list[Tensor]:
         """The teacher's parameters, under the batch's condition and, for the contrast, under another one."""
-        x = taught_above(self.edge, x)
         conditions = [batch, other_condition(batch)] if self.losses.contrastive.weight else [batch]
         return [self._listen(x, condition) for condition in conditions]
 
@@ -177,10 +200,12 @@ class DistillationObjective(Objective):
         hop = self.teacher.config.hop_length
         return max(0, batch.left // hop - math.ceil(self.teacher.receptive_field / hop))
 
-    def _score(self, sample: StudentSample, opinions: list[Tensor], batch: Batch, weight: float) -> LossReport:
-        """Opinions and weight are the divergence's; it is left out where there are none."""
+    def _score(
+        self, sample: StudentSample, heard: StudentSample, opinions: list[Tensor], batch: Batch, weight: float
+    ) -> LossReport:
+        """What is heard, opinions and weight are the divergence's; it is left out where its weight is 0."""
         parts, real = [], _counted(batch)
-        x, loc, log_scale = (each[:, -real.shape[1] :] for each in (sample.x, sample.loc, sample.log_scale))
+        x, loc, log_scale = (each[:, -real.shape[1] :] for each in (sample.x, heard.loc, heard.log_scale))
         with torch.autocast(sample.x.device.type, enabled=False):
             if weight:
                 parts.append(self._divergence(loc, log_scale, opinions, weight))
@@ -198,7 +223,6 @@ class DistillationObjective(Objective):
         """
         config, contrastive = self.losses.kl, self.losses.contrastive
         draws, base = uniforms(self.judge, loc, config.draws), self.model.config.base
-        loc = taught_above(self.edge, loc)
         own, *others = (kl_divergence(self.judge, params, loc, log_scale, base, draws) for params in opinions)
         terms = {"kl": own.kl.mean(), "cross_entropy": own.cross_entropy.mean(), "entropy": own.entropy.mean()}
         loss = terms["kl_clipped"] = clipped(own.kl, config.clip).mean()

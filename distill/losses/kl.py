@@ -38,6 +38,7 @@ class KLConfig:
             well. None: in `wavenet distill` the silence of the corpus, less 10 dB.
         begin: steps before the divergence sets in; until then the teacher is not asked.
         ramp: steps over which its weight then rises linearly.
+        corrected: the teacher hears the student as everybody will, its mel corrected (`distill.correction`).
         edge: Hz below which the divergence teaches nothing: see `taught_above`. 0: it teaches everything.
     """
 
@@ -48,6 +49,7 @@ class KLConfig:
     floor: float | None = None
     begin: int = 0
     ramp: int = 0
+    corrected: bool = False
     edge: float = 0.0
 
     def __post_init__(self) -> None:

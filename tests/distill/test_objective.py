@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from data.dataset import Batch
 from data.mel import MelConfig, log_mel
+from distill.correction import MelCorrection
 from distill.health import diagnose, examine, examine_scales
 from distill.losses.contrastive import ContrastiveConfig
 from distill.losses.kl import KLConfig, kl_divergence, uniforms
@@ -79,6 +80,39 @@ def test_the_teacher_reads_the_students_samples_as_they_are(
     loudest = x.abs() > 1
     assert (read[loudest].abs() > 1).all()
     assert len(read[loudest].unique()) == len(x[loudest].unique())
+
+
+@pytest.mark.parametrize("kind", OutputKind)
+def test_a_teacher_can_read_what_the_correction_makes_of_the_student(
+    make_objective: MakeObjective, batch: Batch, mel_config: MelConfig, kind: OutputKind
+) -> None:
+    """And its gradient reaches the student as if it had read the student's own."""
+    hop = mel_config.hop_length
+    losses = LossesConfig(KLConfig(draws=10, corrected=True), ContrastiveConfig(), PowerConfig([32], high_edge=1000))
+    objective = make_objective(kind, losses)
+    student, teacher = Ear(objective.model), Ear(objective.teacher)
+    report = objective(batch, 0)
+    heard, said = teacher.heard[0], student.said[0]
+    mel = batch.mel[:, :, batch.margin : -batch.margin][:, :, -heard.shape[1] // hop :]
+    corrected = GAIN * MelCorrection(mel_config)(said.x / GAIN, mel)
+    torch.testing.assert_close(heard, corrected, rtol=0, atol=1e-5)
+    assert torch.autograd.grad(heard.sum(), said.x, retain_graph=True)[0].sum() == heard.numel()
+    loc = (said.loc + heard - said.x)[:, batch.left - batch.wav.shape[1] :]
+    params, distribution = teacher.said[0], objective.teacher.distribution
+    log_scale = said.log_scale[:, -loc.shape[1] :]
+    torch.manual_seed(7)
+    draws = uniforms(distribution, loc, 1000)
+    own = kl_divergence(distribution, params[:, -loc.shape[1] :], loc, log_scale, objective.model.config.base, draws)
+    torch.testing.assert_close(report.terms["kl"], own.kl.mean().detach(), rtol=0.02, atol=0)
+
+
+def test_a_student_that_hears_no_mel_is_not_corrected(make_objective: MakeObjective) -> None:
+    losses = LossesConfig(KLConfig(corrected=True), ContrastiveConfig(), PowerConfig([32, 64], high_edge=1000))
+    objective = make_objective(losses=losses)
+    deaf = WaveNet(replace(objective.teacher.config, n_mels=0))
+    student = Student(replace(objective.model.config, n_mels=0))
+    with pytest.raises(ValueError, match=r"kl\.corrected is true, but without a mel"):
+        DistillationObjective(student, deaf, losses, objective.log_mel.config, GAIN, [])
 
 
 def test_more_draws_resample_the_present_and_leave_the_past(make_objective: MakeObjective, batch: Batch) -> None:
@@ -346,6 +380,10 @@ def test_without_its_weight_a_band_is_left_out(make_objective: MakeObjective, ba
         (
             (KLConfig(edge=1500.0), ContrastiveConfig(), SILENT),
             "nothing is learnt below kl.edge=1500",
+        ),
+        (
+            (KLConfig(corrected=True), ContrastiveConfig(), SILENT),
+            "nothing is learnt of the level with kl.corrected",
         ),
         ((KLConfig(weight=0.0), ContrastiveConfig(0.3), PowerConfig()), "contrastive.weight is 0.3"),
     ],

@@ -21,10 +21,10 @@ LEFT_OUT = {
     "full_again": set(),  # other numbers are drawn
     "without_kl": {"kl.weight", "contrastive.weight"},
     "without_kl_again": {"kl.weight", "contrastive.weight"},
-    "without_edge": {"kl.edge"},
+    "without_correction": {"kl.corrected"},
     "without_spectral": {
-        "kl.edge", "power.frame_weight", "power.high_weight", "power.low_weight", "power.mean_weight",
-        "power.mel_weight",
+        "kl.corrected", "kl.edge", "power.frame_weight", "power.high_weight", "power.low_weight",
+        "power.mean_weight", "power.mel_weight",
     },
     "without_high_band": {"power.high_weight"},
     "without_low_band": {"power.low_weight"},
