@@ -22,6 +22,7 @@ LEFT_OUT = {
     "without_kl": {"kl.weight", "contrastive.weight"},
     "without_kl_again": {"kl.weight", "contrastive.weight"},
     "without_correction": {"kl.corrected"},
+    "without_edge": {"kl.edge"},
     "without_spectral": {
         "kl.corrected", "kl.edge", "power.frame_weight", "power.high_weight", "power.low_weight",
         "power.mean_weight", "power.mel_weight",
