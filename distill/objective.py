@@ -92,11 +92,7 @@ class DistillationObjective(Objective):
                 f"kl.edge is {losses.kl.edge:g} Hz, and nothing lies above it at {mel.sample_rate} Hz: lower it"
             )
         self.edge = losses.kl.edge / mel.sample_rate
-        if losses.kl.corrected and not teacher.config.n_mels:
-            raise ValueError(
-                "kl.corrected is true, but without a mel (n_mels is 0) nothing corrects the student: set it to false"
-            )
-        self.correction = MelCorrection(mel) if losses.kl.corrected else None
+        self.correction = MelCorrection(mel) if losses.kl.corrected and teacher.config.n_mels else None
         self.log_mel = LogMel(mel)
         self.gain = gain
         self.clips = clips

@@ -38,7 +38,8 @@ class KLConfig:
             well. None: in `wavenet distill` the silence of the corpus, less 10 dB.
         begin: steps before the divergence sets in; until then the teacher is not asked.
         ramp: steps over which its weight then rises linearly.
-        corrected: the teacher hears the student as everybody will, its mel corrected (`distill.correction`).
+        corrected: the teacher hears the student as everybody will, its mel corrected (`distill.correction`) where they
+            read one.
         edge: Hz below which the divergence teaches nothing: see `taught_above`. 0: it teaches everything.
     """
 
