@@ -110,8 +110,8 @@ class DistillationObjective(Objective):
         """The loss with all its terms, whatever the step, and of the student's audio:
 
         log_mel_l1: mean distance of its log-mel from the real one's,
-        bits: what a 16-bit sample of it costs under the teacher once it is clipped, as a sound file is, and to
-            what a mu-law teacher knows,
+        bits: what a 16-bit sample of it, as the teacher hears it, costs under the teacher once it is clipped, as a
+            sound file is, and to what a mu-law teacher knows,
         bits_real: what one of the recording costs, and
         health/...: the figures of `distill.health`, of the recordings that are not silent.
         """
