@@ -100,11 +100,11 @@ class DistillationObjective(Objective):
         self.ear = ear
 
     def forward(self, batch: Batch, step: int) -> LossReport:
-        sample, weight = self._speak(batch), self.losses.kl.weight_at(step)
-        if not weight:
-            return self._score(sample, sample, [], batch, weight)
-        heard = self._heard(sample, batch)
-        return self._score(sample, heard, self._opinions(heard.x, batch), batch, weight)
+        sample, weight, parts = self._speak(batch), self.losses.kl.weight_at(step), []
+        if weight:
+            heard = self._heard(sample, batch)
+            parts.append(self._divergence(heard, self._opinions(heard.x, batch), weight))
+        return _total([*parts, *self._against_recording(sample.x, batch)])
 
     def validate(self, batch: Batch) -> dict[str, float]:
         """The loss with all its terms, whatever the step, and of the student's audio:
@@ -115,10 +115,11 @@ class DistillationObjective(Objective):
         bits_real: what one of the recording costs, and
         health/...: the figures of `distill.health`, of the recordings that are not silent.
         """
-        sample, real = self._speak(batch), _counted(batch)
+        sample, real, weight = self._speak(batch), _counted(batch), self.losses.kl.weight
         heard = self._heard(sample, batch)
         opinions = self._opinions(heard.x, batch)
-        report = self._score(sample, heard, opinions, batch, self.losses.kl.weight)
+        parts = [self._divergence(heard, opinions, weight)] if weight else []
+        report = _total([*parts, *self._against_recording(sample.x, batch)])
         x, log_scale, judged = (each[:, -real.shape[1] :] for each in (sample.x, sample.log_scale, heard.x))
         recorded = self.teacher.distribution.quantise(batch.wav)[:, -sample.x.shape[1] :]
         limit = min(self.gain, self.teacher.distribution.limit)
@@ -196,40 +197,37 @@ class DistillationObjective(Objective):
         hop = self.teacher.config.hop_length
         return max(0, batch.left // hop - math.ceil(self.teacher.receptive_field / hop))
 
-    def _score(
-        self, sample: StudentSample, heard: StudentSample, opinions: list[Tensor], batch: Batch, weight: float
-    ) -> LossReport:
-        """What is heard, opinions and weight are the divergence's; it is left out where its weight is 0."""
+    def _divergence(self, heard: StudentSample, opinions: list[Tensor], weight: float) -> LossReport:
+        """The KL and its two halves, nats a sample; as it is minimised, clipped and with a Gaussian teacher's
+        regulariser; and what the contrast subtracts.
+        """
+        config, contrastive, base = self.losses.kl, self.losses.contrastive, self.model.config.base
+        loc, log_scale = (each[:, -opinions[0].shape[1] :] for each in (heard.loc, heard.log_scale))
+        with _exact(heard.x):
+            draws = uniforms(self.judge, loc, config.draws)
+            own, *others = (kl_divergence(self.judge, params, loc, log_scale, base, draws) for params in opinions)
+            terms = {"kl": own.kl.mean(), "cross_entropy": own.cross_entropy.mean(), "entropy": own.entropy.mean()}
+            loss = terms["kl_clipped"] = clipped(own.kl, config.clip).mean()
+            if isinstance(self.judge, Gaussian):
+                terms["scale_regulariser"] = scale_regulariser(self.judge, opinions[0], log_scale).mean()
+                loss = loss + config.regulariser * terms["scale_regulariser"]
+            for other in others:
+                terms["kl_other"] = other.kl.mean()
+                terms["contrast"] = bounded(other.kl, contrastive.bound).mean()
+                loss = loss - contrastive.weight * terms["contrast"]
+        return LossReport(weight * loss, terms)
+
+    def _against_recording(self, x: Tensor, batch: Batch) -> list[LossReport]:
+        """How far what counts of x is from the real speech: the distance of the spectra, and what the ear hears."""
         parts, real = [], _counted(batch)
-        x, loc, log_scale = (each[:, -real.shape[1] :] for each in (sample.x, heard.loc, heard.log_scale))
-        with torch.autocast(sample.x.device.type, enabled=False):
-            if weight:
-                parts.append(self._divergence(loc, log_scale, opinions, weight))
+        x = x[:, -real.shape[1] :]
+        with _exact(x):
             if self.losses.power.counts:
                 parts.append(self._spectral(x, real))
             if self.ear is not None:
                 distance = self.ear(x, real)
                 parts.append(LossReport(self.losses.perceptual.weight * distance, {"perceptual": distance}))
-        terms = {name: value.detach() for part in parts for name, value in part.terms.items()}
-        return LossReport(torch.stack([part.loss for part in parts]).sum(), terms)
-
-    def _divergence(self, loc: Tensor, log_scale: Tensor, opinions: list[Tensor], weight: float) -> LossReport:
-        """The KL and its two halves, nats a sample; as it is minimised, clipped and with a Gaussian teacher's
-        regulariser; and what the contrast subtracts.
-        """
-        config, contrastive = self.losses.kl, self.losses.contrastive
-        draws, base = uniforms(self.judge, loc, config.draws), self.model.config.base
-        own, *others = (kl_divergence(self.judge, params, loc, log_scale, base, draws) for params in opinions)
-        terms = {"kl": own.kl.mean(), "cross_entropy": own.cross_entropy.mean(), "entropy": own.entropy.mean()}
-        loss = terms["kl_clipped"] = clipped(own.kl, config.clip).mean()
-        if isinstance(self.judge, Gaussian):
-            terms["scale_regulariser"] = scale_regulariser(self.judge, opinions[0], log_scale).mean()
-            loss = loss + config.regulariser * terms["scale_regulariser"]
-        for other in others:
-            terms["kl_other"] = other.kl.mean()
-            terms["contrast"] = bounded(other.kl, contrastive.bound).mean()
-            loss = loss - contrastive.weight * terms["contrast"]
-        return LossReport(weight * loss, terms)
+        return parts
 
     def _spectral(self, x: Tensor, real: Tensor) -> LossReport:
         """The distance of the spectra: frame by frame, of two bands again, averaged over time, and of the mels."""
@@ -250,6 +248,17 @@ class DistillationObjective(Objective):
     def _mel_distance(self, x: Tensor, real: Tensor) -> Tensor:
         """Mean distance of the log-mels, nats, at the level of the sound file."""
         return (self.log_mel(x / self.gain) - self.log_mel(real / self.gain)).abs().mean()
+
+
+def _total(parts: list[LossReport]) -> LossReport:
+    """The sum, and the terms of all."""
+    terms = {name: value.detach() for part in parts for name, value in part.terms.items()}
+    return LossReport(torch.stack([part.loss for part in parts]).sum(), terms)
+
+
+def _exact(x: Tensor) -> torch.autocast:
+    """Losses are computed in float32, whatever the networks are."""
+    return torch.autocast(x.device.type, enabled=False)
 
 
 def _counted(batch: Batch) -> Tensor:
