@@ -30,7 +30,7 @@ class PowerConfig:
         frame_weight: of the frame-by-frame terms, spectral convergence and log magnitude.
         high_weight: of a frame-by-frame term above `high_edge` alone.
         high_edge: Hz, where the high band begins.
-        low_weight: of the same below `low_edge`, where a mel sees nothing.
+        low_weight: of the same below `low_edge`, where a mel sees nothing; small, for its slope is steep.
         low_edge: Hz, where the low band ends: below every voice.
         mean_weight: of the time-averaged term.
         mel_weight: of the mean distance of the log-mels, nats: what the student is given, it has to give back (the mel
@@ -42,7 +42,7 @@ class PowerConfig:
     mean_weight: float = 1.0
     high_weight: float = 1.0
     high_edge: float = 3000.0
-    low_weight: float = 0.1
+    low_weight: float = 0.003
     low_edge: float = 60.0
     mel_weight: float = 5.0
 

@@ -174,6 +174,21 @@ def test_the_low_band_feels_an_offset_in_a_pause_that_the_other_terms_hardly_not
     assert distance.low_band > 5 * max(distance.convergence, distance.log_magnitude, distance.mean_power)
 
 
+def test_by_default_the_low_band_does_not_drown_the_others(speech: Tensor) -> None:
+    """Next to nothing lies there, so that its relative error is steep, and what the others teach would drown in it."""
+    config = PowerConfig()
+    x = (1.1 * speech + 0.001 * torch.randn_like(speech)).requires_grad_()
+    distance = spectral_distance(x, speech, config.fft_sizes, config.edges(8000))
+    assert distance.low_band is not None and distance.high_band is not None
+    others = config.frame_weight * (distance.convergence + distance.log_magnitude)
+    others = others + config.mean_weight * distance.mean_power + config.high_weight * distance.high_band
+    pull, pull_of_others = (
+        torch.autograd.grad(loss, x, retain_graph=True)[0].sum(dim=1)
+        for loss in (config.low_weight * distance.low_band, others)
+    )
+    assert pull.norm() < pull_of_others.norm()
+
+
 @pytest.mark.parametrize("size", [4, 64, 256, 4096])
 def test_every_window_sees_an_offset(size: int) -> None:
     zero = torch.zeros(1, 4096)
