@@ -131,7 +131,7 @@ def base_of(row: str) -> str | None:
         return None
     if row in ("mulaw", "gaussian", "without_pitch"):
         return "mixture"  # of their teacher's budget
-    return "full_again" if row == "without_kl_again" else "full"
+    return row.replace("without_kl", "full") if row.startswith("without_kl_") else "full"
 
 
 def collect(out: Path) -> list[dict[str, Any]]:

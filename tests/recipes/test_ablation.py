@@ -19,8 +19,10 @@ from wavenet.distributions import OutputKind
 
 LEFT_OUT = {
     "full_again": set(),  # other numbers are drawn
+    "full_third": set(),
     "without_kl": {"kl.weight", "contrastive.weight"},
     "without_kl_again": {"kl.weight", "contrastive.weight"},
+    "without_kl_third": {"kl.weight", "contrastive.weight"},
     "without_correction": {"kl.corrected"},
     "without_edge": {"kl.edge"},
     "without_spectral": {
@@ -103,7 +105,7 @@ def test_a_row_differs_in_what_its_name_says_and_nothing_else(row: str) -> None:
     for name in differs:
         term, field = name.split(".")
         assert other["losses"][term][field] == 0
-    seed = int(row.endswith("_again"))
+    seed = {"again": 1, "third": 2}.get(row.rpartition("_")[2], 0)
     assert {**full, "losses": None, "trainer": {**full["trainer"], "seed": seed}} == {**other, "losses": None}
 
 
@@ -134,7 +136,8 @@ def test_every_row_is_compared_with_what_it_differs_from_in_one_thing() -> None:
     bases = {row: ablation.base_of(row) for row in ablation.rows()}
     assert {row for row, base in bases.items() if base is None} == {"full", "mixture"}
     assert {row for row, base in bases.items() if base == "mixture"} == {"gaussian", "mulaw", "without_pitch"}
-    assert bases["without_kl_again"] == "full_again" and bases["full_again"] == bases["without_kl"] == "full"
+    assert bases["without_kl_again"] == "full_again" and bases["without_kl_third"] == "full_third"
+    assert bases["full_again"] == bases["full_third"] == bases["without_kl"] == "full"
 
 
 def test_differences_are_those_of_the_clips_that_both_have(tmp_path: Path) -> None:
