@@ -13,6 +13,7 @@ import sys
 from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
+from statistics import fmean
 from typing import Annotated, Any
 
 import typer
@@ -33,7 +34,7 @@ RESULTS = Path(__file__).parent / "results" / "ablation.json"
 README = Path(__file__).parent.parent / "distill" / "README.md"
 BEGIN, END = "<!-- ablation -->", "<!-- /ablation -->"
 HEARD = {"alone": "The students alone", "corrected": "Corrected, as they are heard"}
-COLUMNS = {name: MEASURES[name] for name in ("pesq", "log_mel_l1", "f0", "voicing", "high_band", "floor")}
+COLUMNS = {name: MEASURES[name] for name in ("pesq", "log_mel_l1", "mcd", "f0", "voicing", "high_band", "floor")}
 
 app = typer.Typer(help=__doc__, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -135,14 +136,18 @@ def base_of(row: str) -> str | None:
 
 
 def collect(out: Path) -> list[dict[str, Any]]:
-    """The rows that are done in OUT, each with its figures less those of its base, clip by clip."""
+    """The rows that are done in OUT, each with its figures less those of its base, clip by clip.
+
+    The last row without KL has the mean of all such pairs as well: each is of a seed of its own.
+    """
     results = {path.parent.name: json.loads(path.read_text()) for path in sorted(out.glob("*/ablation.json"))}
-    for row, result in results.items():
-        if (base := base_of(row)) in results:
-            result["less"] = {
-                "row": base,
-                **{how: _differences(out, results[row], results[base], how) for how in HEARD},
-            }
+    pairs = {row: (row, base) for row in results if (base := base_of(row)) in results}
+    for row, pair in pairs.items():
+        results[row]["less"] = {"row": pair[1], **_differences(out, results, [pair])}
+    seeds = [pair for row, pair in pairs.items() if row.startswith("without_kl")]
+    if len(seeds) > 1:
+        row, base = seeds[-1]
+        results[row]["less_by_seeds"] = {"seeds": len(seeds), "row": base, **_differences(out, results, seeds)}
     return list(results.values())
 
 
@@ -170,20 +175,27 @@ def _report_differences(results: list[dict[str, Any]], how: str, name: str) -> l
     header = ["row", "less", *(measure.label for measure in COLUMNS.values())]
     lines = []
     for result in results:
-        if less := result.get("less"):
+        for less in filter(None, (result.get("less"), result.get("less_by_seeds"))):
             row = row_from_json({"name": result["row"], "kind": "difference", "estimates": less[how]})
-            lines.append([_name(row.name), _name(less["row"]), *cells(row, COLUMNS)])
+            lines.append([*(_name(one, less.get("seeds")) for one in (row.name, less["row"])), *cells(row, COLUMNS)])
     return [f"{name}, differences clip by clip:\n\n{table([header, *lines])}"] if lines else []
 
 
-def _name(row: str) -> str:
-    return row.replace("_", " ")
+def _name(row: str, seeds: int | None = None) -> str:
+    if seeds is None:
+        return row.replace("_", " ")
+    return f"{_name(row.rpartition('_')[0])}, mean of {seeds} seeds"
 
 
-def _differences(out: Path, own: dict[str, Any], other: dict[str, Any], how: str) -> dict[str, Any]:
-    """A row's figures less another's, clip by clip."""
-    ours, theirs = (_figures_by_clip(out / one["row"], one["judged"][how]["name"]) for one in (own, other))
-    return {key: asdict(_less(ours, theirs, key)) for key in COLUMNS}
+def _differences(out: Path, results: dict[str, dict[str, Any]], pairs: list[tuple[str, str]]) -> dict[str, Any]:
+    """Rows' figures less those of their bases, clip by clip, alone and corrected; of several pairs the mean."""
+    found = {}
+    for how in HEARD:
+        figures = [
+            tuple(_figures_by_clip(out / row, results[row]["judged"][how]["name"]) for row in pair) for pair in pairs
+        ]
+        found[how] = {key: asdict(_less(figures, key)) for key in COLUMNS}
+    return found
 
 
 def _figures_by_clip(run: Path, name: str) -> dict[str, dict[str, float]]:
@@ -192,10 +204,10 @@ def _figures_by_clip(run: Path, name: str) -> dict[str, dict[str, float]]:
     return {clip["id"]: clip["figures"][name]["values"] for clip in evaluation["clips"]}
 
 
-def _less(own: dict[str, dict[str, float]], other: dict[str, dict[str, float]], key: str) -> Estimate:
-    """The mean difference over the clips for which both have the figure."""
-    both = [clip for clip in own if key in own[clip] and key in other.get(clip, {})]
-    return estimate([own[clip][key] - other[clip][key] for clip in both], 0, seed=0)
+def _less(pairs: list[tuple[dict[str, dict[str, float]], ...]], key: str) -> Estimate:
+    """The mean difference over the clips for which all have the figure."""
+    clips = [clip for clip in pairs[0][0] if all(key in one.get(clip, {}) for pair in pairs for one in pair)]
+    return estimate([fmean(own[clip][key] - other[clip][key] for own, other in pairs) for clip in clips], 0, seed=0)
 
 
 def _compared(result: dict[str, Any]) -> dict[str, Any]:

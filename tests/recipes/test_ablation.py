@@ -140,14 +140,11 @@ def test_every_row_is_compared_with_what_it_differs_from_in_one_thing() -> None:
     assert bases["full_again"] == bases["full_third"] == bases["without_kl"] == "full"
 
 
-def test_differences_are_those_of_the_clips_that_both_have(tmp_path: Path) -> None:
-    spoken = {
-        "full": {"a": {"pesq": 2.0, "floor": 1.0}, "b": {"pesq": 1.5}, "c": {"pesq": 4.0}},
-        "without_kl": {"a": {"pesq": 1.75, "floor": 3.0}, "b": {"pesq": 1.0}, "d": {"pesq": 1.0}},
-    }
+def write_rows(out: Path, spoken: dict[str, dict[str, dict[str, float]]]) -> None:
+    """Rows that are done: of each what its clips have alone; corrected, all have a PESQ of 4."""
     for row, clips in spoken.items():
-        (tmp_path / row / "evaluation").mkdir(parents=True)
-        (tmp_path / row / "ablation.json").write_text(json.dumps(result(row, pesq=2.0)))
+        (out / row / "evaluation").mkdir(parents=True)
+        (out / row / "ablation.json").write_text(json.dumps(result(row, pesq=2.0)))
         heard = [
             {
                 "id": name,
@@ -155,16 +152,47 @@ def test_differences_are_those_of_the_clips_that_both_have(tmp_path: Path) -> No
             }
             for name, values in clips.items()
         ]
-        (tmp_path / row / "evaluation" / "evaluation.json").write_text(json.dumps({"clips": heard}))
+        (out / row / "evaluation" / "evaluation.json").write_text(json.dumps({"clips": heard}))
+
+
+def cells_of_differences(results: list[dict[str, Any]]) -> list[str]:
+    return [cell.strip() for cell in ablation.report(results).split("clip by clip:")[1].split("|")]
+
+
+def test_differences_are_those_of_the_clips_that_both_have(tmp_path: Path) -> None:
+    spoken = {
+        "full": {"a": {"pesq": 2.0, "floor": 1.0}, "b": {"pesq": 1.5}, "c": {"pesq": 4.0}},
+        "without_kl": {"a": {"pesq": 1.75, "floor": 3.0}, "b": {"pesq": 1.0}, "d": {"pesq": 1.0}},
+    }
+    write_rows(tmp_path, spoken)
     full, without = ablation.collect(tmp_path)
     assert "less" not in full and without["less"]["row"] == "full"
     pesq = without["less"]["alone"]["pesq"]
     assert (pesq["mean"], pesq["clips"], pesq["low"], pesq["high"]) == (-0.375, 2, -0.5, -0.25)
     assert without["less"]["alone"]["floor"]["mean"] == 2 and without["less"]["alone"]["f0"]["mean"] is None
     assert without["less"]["corrected"]["pesq"]["mean"] == 0
-    cells = [cell.strip() for cell in ablation.report([full, without]).split("clip by clip:")[1].split("|")]
+    cells = cells_of_differences([full, without])
     assert cells[cells.index("without kl") :][:3] == ["without kl", "full", "-0.38 ± 0.12"] and "2.00" in cells
-    assert "clip by clip" not in ablation.report([full])
+    assert "clip by clip" not in ablation.report([full]) and not any("seeds" in cell for cell in cells)
+
+
+def test_pairs_of_several_seeds_have_a_mean_clip_by_clip(tmp_path: Path) -> None:
+    spoken = {
+        "full": {"a": {"pesq": 2.0}, "b": {"pesq": 1.5}, "c": {"pesq": 4.0}},
+        "full_again": {"a": {"pesq": 2.5}, "b": {"pesq": 1.0}},
+        "full_third": {"a": {"pesq": 9.0}},  # whose pair is not done
+        "without_kl": {"a": {"pesq": 1.75}, "b": {"pesq": 1.0}, "c": {"pesq": 1.0}},
+        "without_kl_again": {"a": {"pesq": 2.75}, "b": {"pesq": 1.0}, "c": {"pesq": 2.0}},
+    }
+    write_rows(tmp_path, spoken)
+    results = {one["row"]: one for one in ablation.collect(tmp_path)}
+    assert [row for row, one in results.items() if "less_by_seeds" in one] == ["without_kl_again"]
+    mean = results["without_kl_again"]["less_by_seeds"]
+    pesq = mean["alone"]["pesq"]
+    assert (mean["seeds"], pesq["mean"], pesq["clips"], pesq["low"], pesq["high"]) == (2, -0.125, 2, -0.25, 0)
+    cells = cells_of_differences(list(results.values()))
+    name = "without kl, mean of 2 seeds"
+    assert cells[cells.index(name) :][:3] == [name, "full, mean of 2 seeds", "-0.12 ± 0.12"]
 
 
 def test_a_table_without_rows_is_refused() -> None:
