@@ -7,7 +7,7 @@ It starts `wavenet serve` itself and asks it from this process, so that what ask
     faults  clients, workers and bodies that misbehave, at a server of its own
 
 Every sound is compared with one pass in this process. `python -m recipes.results serve=runs/serve_load` puts the
-figures into the README.
+figures among the results.
 """
 
 import asyncio

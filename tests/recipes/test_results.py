@@ -1,6 +1,7 @@
-"""The README's figures are those of the results files, and its other words are left alone."""
+"""The figures of the README and of the page of results are those of the results files; other words are left alone."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -10,7 +11,19 @@ from recipes import results
 from recipes.benchmark.rows import as_json, matrix_limit, measured
 
 
-def test_figures_are_put_between_the_markers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+    """A README and a page of results, with words before and after the figures."""
+    readme, home = tmp_path / "README.md", tmp_path / "results"
+    home.mkdir()
+    monkeypatch.setattr(results, "README", readme)
+    monkeypatch.setattr(results, "HOME", home)
+    for page in (readme, home / "README.md"):
+        page.write_text(f"before\n{results.BEGIN}\nold figures\n{results.END}\nafter\n")
+    return readme, home / "README.md"
+
+
+def test_figures_are_put_between_the_markers(tmp_path: Path, pages: tuple[Path, Path]) -> None:
     demo = tmp_path / "demo"
     demo.mkdir()
     origin = {"command": "demo --out x", "device": "a machine", "torch": "2", "commit": "abc1234"}
@@ -24,13 +37,10 @@ def test_figures_are_put_between_the_markers(tmp_path: Path, monkeypatch: pytest
     ]
     (demo / "benchmark.json").write_text(json.dumps({"samplers": speeds, "provenance": origin}))
     (demo / "spectrograms.png").write_bytes(b"a picture")
-    readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{results.BEGIN}\nold figures\n{results.END}\nafter\n")
-    monkeypatch.setattr(results, "README", readme)
-    monkeypatch.setattr(results, "HOME", tmp_path / "results")
+    readme, page = pages
 
-    results.main([f"toy={demo}"])
-    once = readme.read_text()
+    results.publish([f"toy={demo}"])
+    once = page.read_text()
     assert once.startswith(f"before\n{results.BEGIN}")
     assert once.endswith(f"{results.END}\nafter\n")
     assert "old figures" not in once
@@ -38,56 +48,85 @@ def test_figures_are_put_between_the_markers(tmp_path: Path, monkeypatch: pytest
     assert "| 20.0 x " in once  # the student's lead
     assert once.count("`demo --out x`, a machine, torch 2, commit `abc1234`") == 2
     assert (tmp_path / "results" / "toy" / "spectrograms.png").read_bytes() == b"a picture"
-    results.main([])
-    assert readme.read_text() == once
+    assert readme.read_text() == f"before\n{results.BEGIN}\n\n{results.END}\nafter\n"
+    results.publish([])
+    assert page.read_text() == once
 
     (demo / "benchmark.json").unlink()  # as `wavenet evaluate` leaves it, of a folder of sounds
     (demo / "evaluation.json").write_text(
         json.dumps({"data": {**clips, "split": None}, "rows": [row], "provenance": origin})
     )
-    results.main([f"judged={demo}"])
-    assert "**`judged`**: 5 clips, 12 s" in readme.read_text()
-    assert [path.name for path in (tmp_path / "results" / "judged").iterdir()] == ["evaluation.json"]
+    results.publish([f"voice={demo}"])
+    for told in pages:
+        assert "**`voice`**: 5 clips, 12 s" in told.read_text()
+    assert [path.name for path in (page.parent / "voice").iterdir()] == ["evaluation.json"]
 
 
-def test_a_suite_has_its_tables_and_pictures_in_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_suite_has_its_tables_and_pictures_on_the_page_and_the_fastest_in_the_readme(
+    tmp_path: Path, pages: tuple[Path, Path]
+) -> None:
     suite = tmp_path / "suite"
     suite.mkdir()
     limit = matrix_limit("float32", 2)
     rows = [
         measured("limits", {"limit": limit, "when": "before"}, "GFLOP/s", [300.0]),
-        measured("student", {"preset": "paper"}, "samples/s", [90_000.0], limit=limit, reached=150.0),
+        *(
+            measured("student", {"preset": "paper"} | labels, "samples/s", [rate], limit=limit, reached=rate / 600)
+            for labels, rate in (
+                ({"backend": "native", "audio": "1 s"}, 60_000.0),
+                ({"backend": "native", "audio": "10 s"}, 90_000.0),
+                ({"backend": "reference", "audio": "10 s"}, 30_000.0),
+            )
+        ),
     ]
     origin = {"command": "wavenet benchmark", "device": "a machine", "torch": "2", "commit": "abc1234"}
     (suite / "benchmark.json").write_text(json.dumps({"rows": as_json(rows), "provenance": origin}))
     for picture in ("lengths.png", "shares.png"):
         (suite / picture).write_bytes(b"a picture")
-    readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{results.BEGIN}\n{results.END}\nafter\n")
-    monkeypatch.setattr(results, "README", readme)
+    results.publish([f"speed={suite}"])
+    readme, text = (page.read_text() for page in pages)
+    for told, speeds in ((readme, ["90,000"]), (text, ["60,000", "90,000", "30,000"])):
+        lines = [line.split("|") for line in told.splitlines() if line.startswith("| paper")]
+        assert [line[4].strip() for line in lines] == speeds
+        assert "50.0 %" in told
+        assert "| 873,000 " in told  # a rival's
+        assert "`wavenet benchmark`, a machine, torch 2, commit `abc1234`" in told
+        assert told.startswith("before") and told.endswith("after\n")
+    assert "<summary>limits, GFLOP/s</summary>" in text and "limits" not in readme
+    assert "![Samples per second by length](speed/lengths.png)" in text
+    assert (pages[1].parent / "speed" / "lengths.png").read_bytes() == b"a picture"
+
+
+@pytest.mark.parametrize(
+    ("figure", "message"),
+    [
+        ("runs/demo", "'runs/demo' is no NAME=FOLDER"),
+        ("=runs", "'=runs' is no NAME=FOLDER"),
+        ("../demo=runs", "'../demo=runs' is no NAME=FOLDER"),
+        ("demo={}", "holds no figures"),
+    ],
+)
+def test_what_is_no_figure_is_refused_and_nothing_is_written(
+    figure: str, message: str, tmp_path: Path, pages: tuple[Path, Path]
+) -> None:
+    before = [page.read_text() for page in pages]
+    with pytest.raises(ValueError, match=re.escape(message)):
+        results.publish([figure.format(tmp_path)])
+    assert [page.read_text() for page in pages] == before
+    assert [path.name for path in pages[1].parent.iterdir()] == ["README.md"]
+
+
+def test_both_pages_hold_the_figures_of_the_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(results.HOME, tmp_path / "results")
+    shutil.copyfile(results.README, tmp_path / "README.md")
+    pages = {page: page.read_text() for page in (tmp_path / "README.md", tmp_path / "results" / "README.md")}
+    for page, kept in pages.items():
+        before, _, rest = kept.partition(results.BEGIN)
+        page.write_text(before + results.BEGIN + results.END + rest.partition(results.END)[2])
     monkeypatch.setattr(results, "HOME", tmp_path / "results")
-
-    results.main([f"speed={suite}"])
-    text = readme.read_text()
-    paper = next(line for line in text.splitlines() if line.startswith("| paper"))
-    assert [cell.strip() for cell in paper.split("|")[2:4]] == ["90,000", "50.0 %"]
-    assert "| 873,000 " in text  # a rival's
-    assert "`wavenet benchmark`, a machine, torch 2, commit `abc1234`" in text
-    assert "<summary>limits, GFLOP/s</summary>" in text
-    assert "![Samples per second by length](results/speed/lengths.png)" in text
-    assert (tmp_path / "results" / "speed" / "lengths.png").read_bytes() == b"a picture"
-    assert text.startswith("before") and text.endswith("after\n")
-
-
-def test_the_readme_holds_the_figures_of_the_results_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    kept = results.README.read_text()
-    shutil.copytree(results.HOME, tmp_path / "recipes" / "results")
-    before, _, rest = kept.partition(results.BEGIN)
-    (tmp_path / "README.md").write_text(before + results.BEGIN + results.END + rest.partition(results.END)[2])
-    monkeypatch.setattr(results, "HOME", tmp_path / "recipes" / "results")
     monkeypatch.setattr(results, "README", tmp_path / "README.md")
-    results.main([])
-    assert (tmp_path / "README.md").read_text() == kept
+    results.publish([])
+    assert {page: page.read_text() for page in pages} == pages
 
 
 def test_what_the_readme_says_of_the_voice_are_figures_of_its_tables() -> None:

@@ -359,10 +359,13 @@ def test_the_server_bears_it(toy_student: Path, tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(results, "README", tmp_path / "README.md")
     monkeypatch.setattr(results, "HOME", tmp_path / "results")
-    results.README.write_text(f"before\n{results.BEGIN}\n{results.END}\nafter\n")
+    results.HOME.mkdir()
+    for page in (results.README, results.HOME / "README.md"):
+        page.write_text(f"before\n{results.BEGIN}\n{results.END}\nafter\n")
     with pytest.raises(ValueError, match="without --quick"):
-        results.main([f"serve={tmp_path}"])
+        results.publish([f"serve={tmp_path}"])
     (tmp_path / "serve_load.json").write_text(json.dumps({**found, "quick": False}))
-    results.main([f"serve={tmp_path}"])
-    assert "| 64 clients " in results.README.read_text()
-    assert "python -m recipes.serve_load --checkpoint" in results.README.read_text()
+    results.publish([f"serve={tmp_path}"])
+    told = (results.HOME / "README.md").read_text()
+    assert "| 64 clients " in told
+    assert "python -m recipes.serve_load --checkpoint" in told
