@@ -2,9 +2,9 @@
 
     python -m recipes.gpu_report --out runs/gpu [--only kernels,student] [--dry]
 
-Writes gpu.json and gpu.md to OUT as it goes; `python -m recipes.results gpu=OUT` puts them among the results. Every table
-is measured in a process of its own, so that what fails there (noted in the report, and in the exit code) costs no other
-table. With --dry all of it runs on a CPU, on tiny networks, and shows no speed.
+Writes gpu.json and gpu.md to OUT as it goes; `python -m recipes.results gpu=OUT` puts them among the results. Every
+table is measured in a process of its own, so that what fails there (noted in the report, and in the exit code) costs no
+other. With --dry all of it runs on a CPU, on tiny networks, and shows no speed.
 """
 
 import json
