@@ -39,6 +39,8 @@ class LossesConfig:
             raise ValueError("every weight of the loss is 0: set kl.weight, or a weight of power")
         if self.kl.begin and not against_real:
             raise ValueError(f"nothing is learnt before kl.begin={self.kl.begin}: set it to 0, or a weight of power")
+        if self.kl.end is not None and not against_real:
+            raise ValueError(f"nothing is learnt from kl.end={self.kl.end} on: set it to null, or a weight of power")
         if self.kl.edge and not against_real:
             raise ValueError(f"nothing is learnt below kl.edge={self.kl.edge:g}: set it to 0, or a weight of power")
         if self.kl.corrected and not against_real:

@@ -38,6 +38,7 @@ class KLConfig:
             well. None: in `wavenet distill` the silence of the corpus, less 10 dB.
         begin: steps before the divergence sets in; until then the teacher is not asked.
         ramp: steps over which its weight then rises linearly.
+        end: the step from which it teaches no more, and the teacher is not asked. None: it teaches to the last.
         corrected: the teacher hears the student as everybody will, its mel corrected (`distill.correction`) where they
             read one.
         edge: Hz below which the divergence teaches nothing: see `taught_above`. 0: it teaches everything.
@@ -50,6 +51,7 @@ class KLConfig:
     floor: float | None = None
     begin: int = 0
     ramp: int = 0
+    end: int | None = None
     corrected: bool = False
     edge: float = 0.0
 
@@ -57,6 +59,11 @@ class KLConfig:
         for name in ("weight", "regulariser", "begin", "ramp", "edge"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"kl.{name} is {getattr(self, name)}, but must be finite and not negative")
+        if self.end is not None and self.end <= self.begin:
+            raise ValueError(
+                f"kl.end is {self.end}, but must be beyond kl.begin={self.begin}, or null; kl.weight=0 leaves the "
+                "teacher out"
+            )
         if self.draws < 1:
             raise ValueError(f"kl.draws is {self.draws}, but must be at least 1; 100 is usual")
         if self.clip is not None and not 0 < self.clip < math.inf:
@@ -66,7 +73,7 @@ class KLConfig:
 
     def weight_at(self, step: int) -> float:
         """The weight in a step, counted from 0: a function of that alone, so that a resumed run goes on exactly."""
-        if step < self.begin:
+        if step < self.begin or (self.end is not None and step >= self.end):
             return 0.0
         return self.weight * (min(1.0, (step - self.begin + 1) / self.ramp) if self.ramp else 1.0)
 

@@ -379,6 +379,10 @@ def test_without_its_weight_a_band_is_left_out(make_objective: MakeObjective, ba
             "nothing is learnt before kl.begin=5",
         ),
         (
+            (KLConfig(end=5), ContrastiveConfig(), SILENT),
+            "nothing is learnt from kl.end=5 on",
+        ),
+        (
             (KLConfig(edge=1500.0), ContrastiveConfig(), SILENT),
             "nothing is learnt below kl.edge=1500",
         ),
@@ -405,21 +409,22 @@ def test_a_high_band_beyond_the_corpus_is_refused(make_objective: MakeObjective)
         make_objective(losses=LossesConfig())
 
 
-# The schedule: the spectrum first, then the teacher
+# The schedule of the divergence
 
 
-def test_before_its_step_the_divergence_is_left_out_and_the_teacher_not_asked(
+def test_before_its_step_and_after_its_end_the_divergence_is_left_out_and_the_teacher_not_asked(
     make_objective: MakeObjective, batch: Batch
 ) -> None:
     objective = make_objective()
-    objective.losses.kl = KLConfig(draws=10, begin=5, ramp=2)
+    objective.losses.kl = KLConfig(draws=10, begin=5, ramp=2, end=8)
     ear, reports = Ear(objective.teacher), []
-    for step in (4, 5, 6, 7):
+    for step in (4, 5, 6, 7, 8):
         torch.manual_seed(1)
         reports.append(objective(batch, step))
-        assert len(ear.heard) == 2 * (step - 4)
-    assert set(reports[0].terms) == SPECTRAL
-    spectral, half, whole, later = (report.loss.item() for report in reports)
+        assert len(ear.heard) == 2 * (min(step, 7) - 4)
+    assert set(reports[0].terms) == set(reports[-1].terms) == SPECTRAL
+    spectral, half, whole, later, after = (report.loss.item() for report in reports)
+    assert after == spectral
     assert half - spectral == pytest.approx((whole - spectral) / 2, rel=1e-4)
     assert later == whole
 

@@ -375,9 +375,9 @@ def test_without_an_edge_the_waveform_stays_itself() -> None:
 # The schedule
 
 
-def test_the_weight_sets_in_at_its_step_and_rises_linearly() -> None:
-    config = KLConfig(weight=0.5, begin=3, ramp=4)
-    assert [config.weight_at(step) for step in range(9)] == [0, 0, 0, 0.125, 0.25, 0.375, 0.5, 0.5, 0.5]
+def test_the_weight_sets_in_at_its_step_rises_linearly_and_is_gone_at_the_end() -> None:
+    config = KLConfig(weight=0.5, begin=3, ramp=4, end=8)
+    assert [config.weight_at(step) for step in range(10)] == [0, 0, 0, 0.125, 0.25, 0.375, 0.5, 0.5, 0, 0]
     assert [KLConfig(weight=0.5).weight_at(step) for step in (0, 10**6)] == [0.5, 0.5]
     assert [KLConfig(weight=0.5, begin=2).weight_at(step) for step in (1, 2)] == [0, 0.5]
 
@@ -394,6 +394,8 @@ def test_the_weight_sets_in_at_its_step_and_rises_linearly() -> None:
         ({"begin": -1}, "kl.begin is -1"),
         ({"ramp": -1}, "kl.ramp is -1"),
         ({"edge": -1.0}, "kl.edge is -1"),
+        ({"end": 0}, "kl.end is 0"),
+        ({"begin": 7, "end": 7}, "beyond kl.begin=7"),
     ],
 )
 def test_a_config_that_makes_no_sense_is_refused(changes: dict[str, float], message: str) -> None:
