@@ -1,11 +1,11 @@
 """The ablation: students of one budget that differ in one thing, judged alone and corrected, in distill/README.md.
 
-    python -m recipes.ablation run ROW --data DATA --teacher RUN --steps N [FIELD=VALUE ...]
+    python -m recipes.ablation run ROW --data DATA --teacher RUN --steps N [--seed N] [FIELD=VALUE ...]
     python -m recipes.ablation table
 
 ROW is one of configs/experiment/ablation_ROW_student.yaml; `run` distils it, or goes on, and judges it. What belongs to
-a row beside its config is the teacher: configs/experiment/ablation_*_teacher.yaml are theirs. `table` collects all rows
-that are done.
+a row beside its config is the teacher: configs/experiment/ablation_*_teacher.yaml are theirs. `table` adds the rows
+that are done to those of results/ablation.json.
 """
 
 import json
@@ -50,21 +50,24 @@ def rows() -> list[str]:
     return sorted(found, key=lambda row: (row != "full", row))
 
 
-def train_row(row: str, teacher: Path, data: Path, steps: int, out: Path, overrides: list[str]) -> DistillConfig | None:
-    """Distil the row's student in OUT/ROW, or go on; None when a signal ended the run before its last step.
+def train_row(
+    row: str, seed: int, teacher: Path, data: Path, steps: int, out: Path, overrides: list[str]
+) -> DistillConfig | None:
+    """Distil the row's student in OUT/ROW-SEED, or go on; None when a signal ended the run before its last step.
 
     Raises:
         ConfigError: no such row, or what `wavenet distill` refuses.
     """
     if row not in rows():
         raise ConfigError(f"there is no row {row!r} of the ablation: choose one of {', '.join(rows())}")
-    given = [f"data={data}", f"teacher_checkpoint={teacher}", f"run={out / row}", f"trainer.steps={steps}", *overrides]
+    given = [f"data={data}", f"teacher_checkpoint={teacher}", f"run={out / f'{row}-{seed}'}"]
+    given += [f"trainer.steps={steps}", f"trainer.seed={seed}", *overrides]
     config = configure("distill", [f"experiment=ablation_{row}_student", *given], DistillConfig)
     return config if distill(config) else None
 
 
 def judge_row(row: str, config: DistillConfig, clips: int | None) -> dict[str, Any]:
-    """What the table needs of a row that is done, written to OUT/ROW/ablation.json."""
+    """What the table needs of a row that is done, written to OUT/ROW-SEED/ablation.json."""
     run = Path(config.run)
     out = run / "evaluation"
     judged = {
@@ -76,6 +79,7 @@ def judge_row(row: str, config: DistillConfig, clips: int | None) -> dict[str, A
     teacher = load_description(config.teacher_checkpoint)
     result = {
         "row": row,
+        "seed": config.trainer.seed,
         "teacher": f"{Path(config.teacher_checkpoint).name}: {teacher.model['output']['kind']}, {teacher.step} steps",
         "budget": {
             "steps": config.trainer.steps,
@@ -232,12 +236,13 @@ def run_row(
     data: Annotated[Path, typer.Option(help="Prepared corpus.")],
     teacher: Annotated[Path, typer.Option(help="The row's teacher.")],
     steps: Annotated[int, typer.Option(min=1, help="The same for all rows.")],
+    seed: Annotated[int, typer.Option(min=0, help="Of the numbers that are drawn: a run of its own.")] = 0,
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[FIELD=VALUE]...", show_default=False)] = None,
     out: Annotated[Path, typer.Option(help="Folder of the rows.")] = RUNS,
     clips: Annotated[int | None, typer.Option(min=1, help="Judged on so many clips at most.")] = None,
 ) -> None:
     """Distil a row, or go on, and judge it."""
-    config = train_row(row, teacher, data, steps, out, overrides or [])
+    config = train_row(row, seed, teacher, data, steps, out, overrides or [])
     if config is None:
         sys.exit(1)
     print(report([judge_row(row, config, clips)]))
