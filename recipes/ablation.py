@@ -12,11 +12,14 @@ import json
 import sys
 from dataclasses import asdict
 from importlib.resources import files
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from statistics import fmean
 from typing import Annotated, Any
 
 import typer
+from scipy.stats import sem, t
 
 from data.atomic import write_atomic
 from data.sources import hash_text
@@ -60,7 +63,7 @@ def train_row(
     """
     if row not in rows():
         raise ConfigError(f"there is no row {row!r} of the ablation: choose one of {', '.join(rows())}")
-    given = [f"data={data}", f"teacher_checkpoint={teacher}", f"run={out / f'{row}-{seed}'}"]
+    given = [f"data={data}", f"teacher_checkpoint={teacher}", f"run={_folder(out, row, seed)}"]
     given += [f"trainer.steps={steps}", f"trainer.seed={seed}", *overrides]
     config = configure("distill", [f"experiment=ablation_{row}_student", *given], DistillConfig)
     return config if distill(config) else None
@@ -93,6 +96,7 @@ def judge_row(row: str, config: DistillConfig, clips: int | None) -> dict[str, A
         },
         "verdict": _last_remark(run),
         "judged": {how: asdict(row) for how, row in heard.items()},
+        "less": [],
         "provenance": provenance(str(find_device(config.trainer.device))),
     }
     write_atomic(run / "ablation.json", (json.dumps(result, indent=2, allow_nan=False) + "\n").encode())
@@ -117,42 +121,46 @@ def report(results: list[dict[str, Any]]) -> str:
                 f"{result['row']} had {ours}; {results[0]['row']} had {theirs}, but rows compare at one budget: run "
                 "them again with equal settings, or remove the ablation.json of the others"
             )
-    results = sorted(results, key=lambda result: rows().index(result["row"]))
+    results = sorted(results, key=lambda result: (rows().index(result["row"]), result["seed"]))
     said = f"Every student: {budget['steps']} steps of {budget['clips']} x {budget['samples']} samples, one corpus."
     if len({one["teacher"].partition(", ")[2] for one in results}) > 1:
         said += " The teachers' steps differ."
+    by_row = {row: list(group) for row, group in groupby(results, key=itemgetter("row"))}
+    shown = [group[0] for group in by_row.values()]
     tables = [
         text
         for how, name in HEARD.items()
-        for text in (_report_figures(results, how, name), *_report_differences(results, how, name))
+        for text in (
+            _report_figures(shown, how, name),
+            *_report_clips(shown, how, name),
+            *_report_seeds(by_row, how, name),
+        )
     ]
-    origins = [f"- {one['row']}: {_origin(one['provenance'])}" for one in results]
-    return "\n\n".join([said, *tables, "\n".join(origins)])
+    return "\n\n".join([said, *tables, "\n".join(_report_origins(group) for group in by_row.values())])
 
 
-def base_of(row: str) -> str | None:
-    """The row that this one differs from in one thing; None for those that others are compared with."""
+def bases_of(row: str) -> list[str]:
+    """The rows that this one differs from in one thing; none for those that others are compared with."""
     if row in ("full", "mixture"):
-        return None
+        return []
     if row in ("mulaw", "gaussian", "without_pitch"):
-        return "mixture"  # of their teacher's budget
-    return row.replace("without_kl", "full") if row.startswith("without_kl_") else "full"
+        return ["mixture"]  # of their teacher's budget
+    return ["full", "kl_first"] if row == "without_kl" else ["full"]
 
 
-def collect(out: Path) -> list[dict[str, Any]]:
-    """The rows that are done in OUT, each with its figures less those of its base, clip by clip.
+def collect(out: Path, kept: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows that are done in OUT and, of the others, those kept from before.
 
-    The last row without KL has the mean of all such pairs as well: each is of a seed of its own.
+    Each has its figures less those of its bases of the same seed, clip by clip, where OUT has or had both.
     """
-    results = {path.parent.name: json.loads(path.read_text()) for path in sorted(out.glob("*/ablation.json"))}
-    pairs = {row: (row, base) for row in results if (base := base_of(row)) in results}
-    for row, pair in pairs.items():
-        results[row]["less"] = {"row": pair[1], **_differences(out, results, [pair])}
-    seeds = [pair for row, pair in pairs.items() if row.startswith("without_kl")]
-    if len(seeds) > 1:
-        row, base = seeds[-1]
-        results[row]["less_by_seeds"] = {"seeds": len(seeds), "row": base, **_differences(out, results, seeds)}
-    return list(results.values())
+    done = {_run(one): one for one in (json.loads(path.read_text()) for path in sorted(out.glob("*/ablation.json")))}
+    for (row, seed), result in done.items():
+        bases = [done[base, seed] for base in bases_of(row) if (base, seed) in done]
+        result["less"] = [{"row": base["row"], **_differences(out, result, base)} for base in bases]
+    others = [one for one in kept if _run(one) not in done]
+    for one in others:
+        one["less"] = [less for less in one["less"] if (less["row"], one["seed"]) not in done]
+    return [*others, *done.values()]
 
 
 def publish(results: list[dict[str, Any]], store: Path = RESULTS, readme: Path = README) -> str:
@@ -174,44 +182,83 @@ def _report_figures(results: list[dict[str, Any]], how: str, name: str) -> str:
     return f"{name}:\n\n{table([header, *lines])}"
 
 
-def _report_differences(results: list[dict[str, Any]], how: str, name: str) -> list[str]:
-    """The table of what the rows differ by, if any has a base among them."""
-    header = ["row", "less", *(measure.label for measure in COLUMNS.values())]
+def _report_clips(results: list[dict[str, Any]], how: str, name: str) -> list[str]:
+    """What the rows differ by from their bases of the same seed, over clips."""
+    lines = [[_name(one["row"]), _name(less["row"]), *_cells(less[how])] for one in results for less in one["less"]]
+    return _report_differences(f"{name}, differences clip by clip", ["row", "less"], lines)
+
+
+def _report_seeds(by_row: dict[str, list[dict[str, Any]]], how: str, name: str) -> list[str]:
+    """What the means of the rows differ by from those of their bases, over the seeds that both have."""
     lines = []
-    for result in results:
-        for less in filter(None, (result.get("less"), result.get("less_by_seeds"))):
-            row = row_from_json({"name": result["row"], "kind": "difference", "estimates": less[how]})
-            lines.append([*(_name(one, less.get("seeds")) for one in (row.name, less["row"])), *cells(row, COLUMNS)])
-    return [f"{name}, differences clip by clip:\n\n{table([header, *lines])}"] if lines else []
+    pairs = [(one, base) for one in by_row for base in bases_of(one) if base in by_row]
+    for row, base in pairs:
+        own, other = ({one["seed"]: _means(one, how) for one in by_row[key]} for key in (row, base))
+        seeds = own.keys() & other.keys()
+        if len(seeds) > 1:
+            less = {
+                key: [own[seed][key] - other[seed][key] for seed in seeds if key in own[seed] and key in other[seed]]
+                for key in COLUMNS
+            }
+            estimates = {key: asdict(_over_seeds(differences)) for key, differences in less.items()}
+            lines.append([_name(row), _name(base), str(len(seeds)), *_cells(estimates)])
+    return _report_differences(f"{name}, differences of the means over seeds", ["row", "less", "seeds"], lines)
 
 
-def _name(row: str, seeds: int | None = None) -> str:
-    if seeds is None:
-        return row.replace("_", " ")
-    return f"{_name(row.rpartition('_')[0])}, mean of {seeds} seeds"
+def _report_differences(title: str, header: list[str], lines: list[list[str]]) -> list[str]:
+    labels = [measure.label for measure in COLUMNS.values()]
+    return [f"{title}:\n\n{table([[*header, *labels], *lines])}"] if lines else []
 
 
-def _differences(out: Path, results: dict[str, dict[str, Any]], pairs: list[tuple[str, str]]) -> dict[str, Any]:
-    """Rows' figures less those of their bases, clip by clip, alone and corrected; of several pairs the mean."""
+def _cells(estimates: dict[str, Any]) -> list[str]:
+    return cells(row_from_json({"name": "", "kind": "difference", "estimates": estimates}), COLUMNS)
+
+
+def _means(result: dict[str, Any], how: str) -> dict[str, float]:
+    means = {key: one["mean"] for key, one in result["judged"][how]["estimates"].items()}
+    return {key: mean for key, mean in means.items() if mean is not None}
+
+
+def _over_seeds(differences: list[float]) -> Estimate:
+    """Mean and 95 % interval by Student's t: of a few seeds a bootstrap would know too little."""
+    if len(differences) < 2:
+        return Estimate(fmean(differences) if differences else None, None, None, len(differences), 0)
+    mean, half = fmean(differences), float(t.ppf(0.975, len(differences) - 1) * sem(differences))
+    return Estimate(mean, mean - half, mean + half, len(differences), 0)
+
+
+def _name(row: str) -> str:
+    return row.replace("_", " ")
+
+
+def _folder(out: Path, row: str, seed: int) -> Path:
+    return out / f"{row}-{seed}"
+
+
+def _run(result: dict[str, Any]) -> tuple[str, int]:
+    return result["row"], result["seed"]
+
+
+def _differences(out: Path, result: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
+    """A row's figures less those of its base, clip by clip, alone and corrected."""
     found = {}
     for how in HEARD:
-        figures = [
-            tuple(_figures_by_clip(out / row, results[row]["judged"][how]["name"]) for row in pair) for pair in pairs
-        ]
-        found[how] = {key: asdict(_less(figures, key)) for key in COLUMNS}
+        own, other = (_figures_by_clip(out, one, how) for one in (result, base))
+        found[how] = {key: asdict(_less(own, other, key)) for key in COLUMNS}
     return found
 
 
-def _figures_by_clip(run: Path, name: str) -> dict[str, dict[str, float]]:
+def _figures_by_clip(out: Path, result: dict[str, Any], how: str) -> dict[str, dict[str, float]]:
     """What the row's evaluation says of every clip: its id -> figures."""
-    evaluation = json.loads((run / "evaluation" / "evaluation.json").read_text())
-    return {clip["id"]: clip["figures"][name]["values"] for clip in evaluation["clips"]}
+    path = _folder(out, *_run(result)) / "evaluation" / "evaluation.json"
+    name = result["judged"][how]["name"]
+    return {clip["id"]: clip["figures"][name]["values"] for clip in json.loads(path.read_text())["clips"]}
 
 
-def _less(pairs: list[tuple[dict[str, dict[str, float]], ...]], key: str) -> Estimate:
-    """The mean difference over the clips for which all have the figure."""
-    clips = [clip for clip in pairs[0][0] if all(key in one.get(clip, {}) for pair in pairs for one in pair)]
-    return estimate([fmean(own[clip][key] - other[clip][key] for own, other in pairs) for clip in clips], 0, seed=0)
+def _less(own: dict[str, dict[str, float]], other: dict[str, dict[str, float]], key: str) -> Estimate:
+    """The mean difference over the clips for which both have the figure."""
+    clips = [clip for clip in own if key in own[clip] and key in other.get(clip, {})]
+    return estimate([own[clip][key] - other[clip][key] for clip in clips], 0, seed=0)
 
 
 def _compared(result: dict[str, Any]) -> dict[str, Any]:
@@ -219,8 +266,16 @@ def _compared(result: dict[str, Any]) -> dict[str, Any]:
     return {**result["budget"], **result.get("alike", {})}
 
 
-def _origin(origin: dict[str, str]) -> str:
-    return f"`{origin['command']}`, {origin['device']}, torch {origin['torch']}, commit `{origin['commit']}`"
+def _report_origins(row: list[dict[str, Any]]) -> str:
+    """Where the runs of a row come from: the first one's command, and what the other seeds had else."""
+    lines = [f"- {_name(row[0]['row'])}: `{row[0]['provenance']['command']}`, {_origin(row[0])}"]
+    lines += [f"seed {one['seed']}: {_origin(one)}" for one in row[1:]]
+    return "; ".join(lines)
+
+
+def _origin(result: dict[str, Any]) -> str:
+    origin = result["provenance"]
+    return f"{origin['device']}, torch {origin['torch']}, commit `{origin['commit']}`"
 
 
 def _last_remark(run: Path) -> str:
@@ -250,8 +305,8 @@ def run_row(
 
 @app.command("table")
 def write_table(out: Annotated[Path, typer.Option(help="Folder of the rows.")] = RUNS) -> None:
-    """Collect the rows that are done into distill/README.md."""
-    print(publish(collect(out)))
+    """Collect the rows that are done, and those of before, into distill/README.md."""
+    print(publish(collect(out, json.loads(RESULTS.read_text()))))
 
 
 if __name__ == "__main__":

@@ -18,11 +18,8 @@ from recipes.train_teacher import TrainConfig
 from wavenet.distributions import OutputKind
 
 LEFT_OUT = {
-    "full_again": set(),  # other numbers are drawn
-    "full_third": set(),
+    "kl_first": {"kl.end"},
     "without_kl": {"kl.weight", "contrastive.weight"},
-    "without_kl_again": {"kl.weight", "contrastive.weight"},
-    "without_kl_third": {"kl.weight", "contrastive.weight"},
     "without_correction": {"kl.corrected"},
     "without_edge": {"kl.edge"},
     "without_spectral": {
@@ -51,21 +48,23 @@ def teacher(row: str) -> TrainConfig:
     return configure("train", ["data=data", f"experiment=ablation_{row}_teacher"], TrainConfig)
 
 
-def result(row: str, steps: int = 5, **values: float) -> dict[str, Any]:
+def result(row: str, seed: int = 0, **values: float) -> dict[str, Any]:
     estimates = {
         name: {"mean": value, "low": None, "high": None, "clips": 1, "missing": 0} for name, value in values.items()
     }
     return {
         "row": row,
+        "seed": seed,
         "teacher": "mol, 7 steps",
-        "budget": {"steps": steps, "clips": 2, "samples": 64},
+        "budget": {"steps": 5, "clips": 2, "samples": 64},
         "alike": {"student": {"flows": [4]}, "corpus": "abc", "judged on": 3},
         "verdict": "whispering",
         "judged": {
-            how: {"name": f"{row}, {how}", "kind": "student", "estimates": estimates, "real_time_factor": None}
+            how: {"name": f"{row}-{seed}, {how}", "kind": "student", "estimates": estimates, "real_time_factor": None}
             for how in ablation.HEARD
         },
-        "provenance": {"command": f"run {row}", "device": "abacus", "torch": "2", "commit": "abc"},
+        "less": [],
+        "provenance": {"command": f"run {row}", "device": "abacus", "torch": "2", "commit": f"{row}{seed}"},
     }
 
 
@@ -102,11 +101,15 @@ def test_a_row_differs_in_what_its_name_says_and_nothing_else(row: str) -> None:
         if own[name] != other["losses"][term][name]
     }
     assert differs == LEFT_OUT[row]
-    for name in differs:
+    for name in differs - {"kl.end"}:
         term, field = name.split(".")
         assert other["losses"][term][field] == 0
-    seed = {"again": 1, "third": 2}.get(row.rpartition("_")[2], 0)
-    assert {**full, "losses": None, "trainer": {**full["trainer"], "seed": seed}} == {**other, "losses": None}
+    assert {**full, "losses": None} == {**other, "losses": None}
+
+
+def test_the_divergence_ends_before_the_training_does() -> None:
+    assert student("full")["losses"]["kl"]["end"] is None
+    assert student("kl_first")["losses"]["kl"]["end"] == 600
 
 
 def test_teachers_differ_in_what_their_names_say_alone() -> None:
@@ -129,70 +132,101 @@ def test_rows_stand_in_one_order_with_their_figures_and_origins() -> None:
     first, second = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines[6:8])
     assert first[:3] == ["full", "mol, 7 steps", "2.50"] and first[-2:] == ["-3.00", "whispering"]
     assert second[:3] == ["mulaw", "mol, 7 steps", "1.25"] and second[-2] == ""
-    assert "- full: `run full`, abacus, torch 2, commit `abc`" in lines
+    assert "- full: `run full`, abacus, torch 2, commit `full0`" in lines
+
+
+def test_of_several_seeds_the_first_is_shown_and_all_have_their_origin() -> None:
+    text = ablation.report([result("full", seed=4, pesq=1.25), result("full", pesq=2.5)])
+    assert text.count("2.50") == 2 and "1.25" not in text
+    origins = "- full: `run full`, abacus, torch 2, commit `full0`; seed 4: abacus, torch 2, commit `full4`"
+    assert text.splitlines()[-1] == origins
 
 
 def test_every_row_is_compared_with_what_it_differs_from_in_one_thing() -> None:
-    bases = {row: ablation.base_of(row) for row in ablation.rows()}
-    assert {row for row, base in bases.items() if base is None} == {"full", "mixture"}
-    assert {row for row, base in bases.items() if base == "mixture"} == {"gaussian", "mulaw", "without_pitch"}
-    assert bases["without_kl_again"] == "full_again" and bases["without_kl_third"] == "full_third"
-    assert bases["full_again"] == bases["full_third"] == bases["without_kl"] == "full"
+    bases = {row: ablation.bases_of(row) for row in ablation.rows()}
+    assert {row for row, its in bases.items() if its == []} == {"full", "mixture"}
+    assert {row for row, its in bases.items() if its == ["mixture"]} == {"gaussian", "mulaw", "without_pitch"}
+    assert bases["without_kl"] == ["full", "kl_first"]
+    assert all(
+        its == ["full"]
+        for row, its in bases.items()
+        if row.startswith("without_") and len(its) == 1 and its != ["mixture"]
+    )
 
 
-def write_rows(out: Path, spoken: dict[str, dict[str, dict[str, float]]]) -> None:
+def write_rows(out: Path, spoken: dict[tuple[str, int], dict[str, dict[str, float]]]) -> None:
     """Rows that are done: of each what its clips have alone; corrected, all have a PESQ of 4."""
-    for row, clips in spoken.items():
-        (out / row / "evaluation").mkdir(parents=True)
-        (out / row / "ablation.json").write_text(json.dumps(result(row, pesq=2.0)))
+    for (row, seed), clips in spoken.items():
+        run = out / f"{row}-{seed}"
+        (run / "evaluation").mkdir(parents=True)
+        (run / "ablation.json").write_text(json.dumps(result(row, seed, pesq=2.0)))
         heard = [
             {
                 "id": name,
-                "figures": {f"{row}, alone": {"values": values}, f"{row}, corrected": {"values": {"pesq": 4.0}}},
+                "figures": {
+                    f"{row}-{seed}, alone": {"values": values},
+                    f"{row}-{seed}, corrected": {"values": {"pesq": 4.0}},
+                },
             }
             for name, values in clips.items()
         ]
-        (out / row / "evaluation" / "evaluation.json").write_text(json.dumps({"clips": heard}))
+        (run / "evaluation" / "evaluation.json").write_text(json.dumps({"clips": heard}))
 
 
-def cells_of_differences(results: list[dict[str, Any]]) -> list[str]:
-    return [cell.strip() for cell in ablation.report(results).split("clip by clip:")[1].split("|")]
+def cells_after(results: list[dict[str, Any]], title: str) -> list[str]:
+    """The cells of the first table under such a title."""
+    return [cell.strip() for cell in ablation.report(results).split(f"{title}:")[1].split("|")]
+
+
+CLIPS, SEEDS = "The students alone, differences clip by clip", "The students alone, differences of the means over seeds"
 
 
 def test_differences_are_those_of_the_clips_that_both_have(tmp_path: Path) -> None:
     spoken = {
-        "full": {"a": {"pesq": 2.0, "floor": 1.0}, "b": {"pesq": 1.5}, "c": {"pesq": 4.0}},
-        "without_kl": {"a": {"pesq": 1.75, "floor": 3.0}, "b": {"pesq": 1.0}, "d": {"pesq": 1.0}},
+        ("full", 0): {"a": {"pesq": 2.0, "floor": 1.0}, "b": {"pesq": 1.5}, "c": {"pesq": 4.0}},
+        ("full", 1): {"a": {"pesq": 9.0}},  # of another seed
+        ("without_kl", 0): {"a": {"pesq": 1.75, "floor": 3.0}, "b": {"pesq": 1.0}, "d": {"pesq": 1.0}},
     }
     write_rows(tmp_path, spoken)
-    full, without = ablation.collect(tmp_path)
-    assert "less" not in full and without["less"]["row"] == "full"
-    pesq = without["less"]["alone"]["pesq"]
+    full, _, without = ablation.collect(tmp_path, [])
+    [less] = without["less"]
+    assert full["less"] == [] and less["row"] == "full"
+    pesq = less["alone"]["pesq"]
     assert (pesq["mean"], pesq["clips"], pesq["low"], pesq["high"]) == (-0.375, 2, -0.5, -0.25)
-    assert without["less"]["alone"]["floor"]["mean"] == 2 and without["less"]["alone"]["f0"]["mean"] is None
-    assert without["less"]["corrected"]["pesq"]["mean"] == 0
-    cells = cells_of_differences([full, without])
-    assert cells[cells.index("without kl") :][:3] == ["without kl", "full", "-0.38 ± 0.12"] and "2.00" in cells
-    assert "clip by clip" not in ablation.report([full]) and not any("seeds" in cell for cell in cells)
+    assert less["alone"]["floor"]["mean"] == 2 and less["alone"]["f0"]["mean"] is None
+    assert less["corrected"]["pesq"]["mean"] == 0
+    cells = cells_after([full, without], CLIPS)
+    assert cells[cells.index("without kl") :][:3] == ["without kl", "full", "-0.38 ± 0.12"]
+    assert "clip by clip" not in ablation.report([full])
 
 
-def test_pairs_of_several_seeds_have_a_mean_clip_by_clip(tmp_path: Path) -> None:
-    spoken = {
-        "full": {"a": {"pesq": 2.0}, "b": {"pesq": 1.5}, "c": {"pesq": 4.0}},
-        "full_again": {"a": {"pesq": 2.5}, "b": {"pesq": 1.0}},
-        "full_third": {"a": {"pesq": 9.0}},  # whose pair is not done
-        "without_kl": {"a": {"pesq": 1.75}, "b": {"pesq": 1.0}, "c": {"pesq": 1.0}},
-        "without_kl_again": {"a": {"pesq": 2.75}, "b": {"pesq": 1.0}, "c": {"pesq": 2.0}},
-    }
-    write_rows(tmp_path, spoken)
-    results = {one["row"]: one for one in ablation.collect(tmp_path)}
-    assert [row for row, one in results.items() if "less_by_seeds" in one] == ["without_kl_again"]
-    mean = results["without_kl_again"]["less_by_seeds"]
-    pesq = mean["alone"]["pesq"]
-    assert (mean["seeds"], pesq["mean"], pesq["clips"], pesq["low"], pesq["high"]) == (2, -0.125, 2, -0.25, 0)
-    cells = cells_of_differences(list(results.values()))
-    name = "without kl, mean of 2 seeds"
-    assert cells[cells.index(name) :][:3] == [name, "full, mean of 2 seeds", "-0.12 ± 0.12"]
+def test_rows_of_before_are_kept_and_those_done_again_replaced(tmp_path: Path) -> None:
+    write_rows(tmp_path, {("full", 0): {"a": {"pesq": 2.0}}, ("full", 1): {"a": {"pesq": 2.0}}})
+    estimates = result("full", pesq=0.5)["judged"]["alone"]["estimates"]
+    less = {"row": "full", "alone": estimates, "corrected": estimates}
+    kept = [
+        result("full", pesq=9.0),
+        {**result("without_kl"), "less": [less, {**less, "row": "kl_first"}]},
+        {**result("without_pitch"), "less": [{**less, "row": "mixture"}]},
+    ]
+    results = {(one["row"], one["seed"]): one for one in ablation.collect(tmp_path, kept)}
+    assert results.keys() == {("full", 0), ("full", 1), ("without_kl", 0), ("without_pitch", 0)}
+    assert results["full", 0] == result("full", pesq=2.0)
+    assert [one["row"] for one in results["without_kl", 0]["less"]] == ["kl_first"]  # its `full` is another by now
+    assert [one["row"] for one in results["without_pitch", 0]["less"]] == ["mixture"]
+
+
+def test_over_seeds_differences_have_the_interval_of_student() -> None:
+    pairs = {0: (2.0, 1.5), 1: (2.5, 2.25), 5: (3.0, 3.0), 7: (1.0, None)}
+    results = [result("full", seed, pesq=full) for seed, (full, _) in pairs.items()]
+    results += [result("without_kl", seed, pesq=less) for seed, (_, less) in pairs.items() if less is not None]
+    cells = cells_after(results, SEEDS)
+    half = 4.302653 * 0.25 / 3**0.5  # the quantile of two degrees of freedom; standard deviation; seeds
+    assert cells[cells.index("without kl") :][:4] == ["without kl", "full", "3", f"-0.25 ± {half:.2f}"]
+
+
+def test_of_one_seed_there_is_no_interval_over_seeds() -> None:
+    assert "over seeds" not in ablation.report([result("full"), result("full", 1), result("without_kl", 1)])
 
 
 def test_a_table_without_rows_is_refused() -> None:
@@ -247,7 +281,7 @@ def test_the_readme_has_the_markers() -> None:
 
 def test_an_unknown_row_is_refused_with_those_that_exist(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no row 'without_ears'.*without_kl"):
-        ablation.train_row("without_ears", tmp_path, tmp_path, 1, tmp_path, [])
+        ablation.train_row("without_ears", 0, tmp_path, tmp_path, 1, tmp_path, [])
 
 
 @pytest.mark.slow
@@ -261,18 +295,20 @@ def test_a_row_is_distilled_judged_and_collected(
     small = ["student=tiny", "losses.power.fft_sizes=[64,128]", "losses.kl.draws=4"]
     small += ["crops.frames=8", "trainer.batch_size=2", "trainer.validate_batches=1", "trainer.workers=0"]
     arguments = ["--data", toy_corpus, "--teacher", toy_teacher, "--steps", 2, "--out", tmp_path, "--clips", 2]
-    for row in ("without_kl", "without_perceptual"):
-        run = ["ablation", "run", row, *arguments, *small, "losses.perceptual.weight=0"]
+    for row, seed in (("without_kl", 3), ("without_perceptual", 0)):
+        run = ["ablation", "run", row, "--seed", seed, *arguments, *small, "losses.perceptual.weight=0"]
         assert invoke(monkeypatch, *run) == 0
+    monkeypatch.setattr(ablation, "RESULTS", tmp_path / "kept.json")
+    (tmp_path / "kept.json").write_text("[]")
     monkeypatch.setattr(ablation, "publish", ablation.report)
     assert invoke(monkeypatch, "ablation", "table", "--out", tmp_path) == 0
     table = capsys.readouterr().out
     assert "Every student: 2 steps of 2 x 512 samples, one corpus." in table
     assert "| without kl " in table and "| without perceptual " in table and "mol, 0 steps" in table
-    done = json.loads((tmp_path / "without_kl" / "ablation.json").read_text())
+    done = json.loads((tmp_path / "without_kl-3" / "ablation.json").read_text())
     alone, corrected = (done["judged"][how]["estimates"]["log_mel_l1"]["mean"] for how in ablation.HEARD)
     assert alone > corrected > 0
-    assert done["verdict"] and done["provenance"]["commit"]
+    assert done["verdict"] and done["provenance"]["commit"] and done["seed"] == 3
 
 
 def invoke(monkeypatch: pytest.MonkeyPatch, *command: object) -> int:

@@ -156,7 +156,7 @@ def test_a_dry_run_is_no_figure_of_the_readme(tmp_path: Path, monkeypatch: pytes
     report._write()
     monkeypatch.setattr(results, "HOME", tmp_path / "results")
     with pytest.raises(ValueError, match="dry run"):
-        results.main([f"gpu={tmp_path / 'run'}"])
+        results.publish([f"gpu={tmp_path / 'run'}"])
     assert not list((tmp_path / "results").glob("**/*.json"))
 
 
