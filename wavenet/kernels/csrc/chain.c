@@ -7,7 +7,7 @@
 #include "gate.h"
 #include "product.h"
 
-enum { PANEL = 32, WIDEST = 256, OUTPUTS = LANES };
+enum { PANEL = 32, WIDEST = 256, OUTPUTS = 16 };
 
 /* The network of one flow, without skip connections, and the units of what it reads and says. */
 typedef struct {

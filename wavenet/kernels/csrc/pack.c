@@ -1,4 +1,4 @@
-/* Matrices as operand b of a product: blocks of sixteen columns, in each the words of all taps in order. */
+/* Matrices as operand b of a product: blocks of LANES columns, in each the words of all taps in order. */
 #include "product.h"
 
 /* Matrices w (taps, k, n), with these strides, in floats. */

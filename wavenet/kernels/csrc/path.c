@@ -7,7 +7,7 @@ const char *kernel_path(long half, long whole) {
     if (half && whole && tiles_work())
         return "AMX";
 #endif
-#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
+#if AVX512
 #ifdef __AVX512BF16__
     if (half)
         return "AVX-512 bf16";

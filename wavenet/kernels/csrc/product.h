@@ -1,17 +1,18 @@
 /* The one matrix product that forward, backward and weight gradients share: c[r][n] += sum_k a[r][k] b[k][n].
 
    The reduction runs over 32-bit words: one float, or two neighbouring bfloat16 that one instruction multiplies and
-   adds in float. A word of `a` is broadcast; of `b`, sixteen neighbouring columns make a vector. */
+   adds in float. A word of `a` is broadcast; of `b`, LANES neighbouring columns make a vector. */
 #pragma once
 #include "amx.h"
 #include "vec.h"
 
 typedef uint32_t word;
 
-enum { MOST_TAPS = 3, BLOCK_ROWS = 8, BLOCK_VECS = 2 };
+/* A block of c fills the registers, of which AVX-512 has 32 and others 16. */
+enum { MOST_TAPS = 3, MOST_ROWS = 8, BLOCK_ROWS = LANES == 16 ? MOST_ROWS : 6, BLOCK_VECS = 2 };
 
 /* a: a pointer a tap, to the word of row 0; rows and words lie `a_row` and `a_word` words apart.
-   b: the words of all taps in order, `b_word` apart, for sixteen columns; the next sixteen lie `b_block` on. */
+   b: the words of all taps in order, `b_word` apart, for LANES columns; the next LANES lie `b_block` on. */
 typedef struct {
     const word *a[MOST_TAPS];
     long taps, words, a_row, a_word;
@@ -25,12 +26,10 @@ INLINE vec dot(vec c, word a, const word *b, int half) {
         return _mm512_dpbf16_ps(c, (__m512bh)_mm512_loadu_si512(b), (__m512bh)_mm512_set1_epi32((int)a));
 #else
     if (half) {
-        word pairs[LANES], low[LANES], high[LANES];
-        memcpy(pairs, b, sizeof pairs);
-        for (int i = 0; i < LANES; i++)
-            low[i] = pairs[i] << 16, high[i] = pairs[i] & 0xffff0000u;
-        c = fma_(splat(bf16_to_float((bf16)a)), load((const float *)low), c);
-        return fma_(splat(bf16_to_float((bf16)(a >> 16))), load((const float *)high), c);
+        bits pairs, both = (bits){0} + (int32_t)a;
+        memcpy(&pairs, b, sizeof pairs);
+        c = fma_((vec)(both << 16), (vec)(pairs << 16), c);
+        return fma_((vec)(both & ~0xffff), (vec)(pairs & ~0xffff), c);
     }
 #endif
     float x;
@@ -38,9 +37,9 @@ INLINE vec dot(vec c, word a, const word *b, int half) {
     return fma_(splat(x), load((const float *)b), c);
 }
 
-/* `rows` x 16 `vecs` of c, which stay in registers; both counts are constants where this is inlined. */
+/* `rows` x LANES `vecs` of c, which stay in registers; both counts are constants where this is inlined. */
 INLINE void block(int rows, int vecs, int half, const operands *o, long row, long column, float *c, long c_row) {
-    vec sum[BLOCK_ROWS][BLOCK_VECS];
+    vec sum[MOST_ROWS][BLOCK_VECS];
     for (int r = 0; r < rows; r++)
         for (int v = 0; v < vecs; v++)
             sum[r][v] = load(c + r * c_row + v * LANES);

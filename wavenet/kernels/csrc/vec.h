@@ -1,11 +1,22 @@
-/* Sixteen floats at a time: AVX-512 where the processor has it, whatever gcc makes of 64-byte vectors elsewhere.
+/* As many floats at a time as a register holds: sixteen with AVX-512, eight with AVX, four elsewhere.
 
    `bf16` is the upper half of a float; conversions round to nearest even. */
 #pragma once
 #include <stdint.h>
 #include <string.h>
 
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
+#define AVX512 1
+#endif
+
+#if AVX512 || defined(EMULATE_AMX) /* a row of a matrix tile is a vector */
 #define LANES 16
+#elif defined(__AVX__)
+#define LANES 8
+#else
+#define LANES 4
+#endif
+
 #define INLINE static inline __attribute__((always_inline))
 
 typedef uint16_t bf16;
@@ -23,7 +34,9 @@ INLINE bf16 to_bf16(float x) { /* to nearest even; what is no number stays none 
     return x != x ? 0x7fc0 : (bf16)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
 
-#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
+typedef int32_t bits __attribute__((vector_size(4 * LANES)));
+
+#if AVX512
 #include <immintrin.h>
 
 typedef __m512 vec;
@@ -58,8 +71,7 @@ INLINE void store_bf16(bf16 *p, vec x) {
 #else
 #include <math.h>
 
-typedef float vec __attribute__((vector_size(64)));
-typedef int32_t ivec __attribute__((vector_size(64)));
+typedef float vec __attribute__((vector_size(4 * LANES)));
 
 INLINE vec splat(float x) { return x - (vec){0}; }
 INLINE vec load(const float *p) {
@@ -70,12 +82,12 @@ INLINE vec load(const float *p) {
 INLINE void store(float *p, vec x) { memcpy(p, &x, sizeof x); }
 INLINE vec fma_(vec a, vec b, vec c) { return a * b + c; }
 INLINE vec max_(vec a, vec b) {
-    ivec m = a > b;
-    return (vec)(((ivec)a & m) | ((ivec)b & ~m));
+    bits m = a > b;
+    return (vec)(((bits)a & m) | ((bits)b & ~m));
 }
 INLINE vec min_(vec a, vec b) {
-    ivec m = a < b;
-    return (vec)(((ivec)a & m) | ((ivec)b & ~m));
+    bits m = a < b;
+    return (vec)(((bits)a & m) | ((bits)b & ~m));
 }
 INLINE vec round_(vec x) {
     for (int i = 0; i < LANES; i++)
@@ -84,7 +96,7 @@ INLINE vec round_(vec x) {
 }
 INLINE vec scale2(vec x, vec n) { /* in two halves, so that the bits of neither leave the exponent */
     n = min_(max_(n, splat(-250)), splat(250));
-    ivec whole = __builtin_convertvector(n, ivec), half = whole >> 1;
+    bits whole = __builtin_convertvector(n, bits), half = whole >> 1;
     return x * (vec)((half + 127) << 23) * (vec)((whole - half + 127) << 23);
 }
 INLINE float sum_(vec x) {
@@ -94,10 +106,10 @@ INLINE float sum_(vec x) {
     return total;
 }
 INLINE vec load_bf16(const bf16 *p) {
-    ivec bits;
+    bits x;
     for (int i = 0; i < LANES; i++)
-        bits[i] = (int32_t)((uint32_t)p[i] << 16);
-    return (vec)bits;
+        x[i] = (int32_t)((uint32_t)p[i] << 16);
+    return (vec)x;
 }
 INLINE void store_bf16(bf16 *p, vec x) {
     for (int i = 0; i < LANES; i++)
@@ -105,7 +117,7 @@ INLINE void store_bf16(bf16 *p, vec x) {
 }
 #endif
 
-/* Sixteen numbers from the i-th on, of a buffer of bfloat16 (half) or floats. */
+/* A vector of numbers from the i-th on, of a buffer of bfloat16 (half) or floats. */
 INLINE vec load_number(const void *p, long i, int half) {
     return half ? load_bf16((const bf16 *)p + i) : load((const float *)p + i);
 }
@@ -138,8 +150,6 @@ INLINE vec exp2_coarse(vec x) {
     y = fma_(y, f, splat(1.0f));
     return scale2(y, whole);
 }
-
-typedef int32_t bits __attribute__((vector_size(64)));
 
 INLINE vec abs_(vec x) { return (vec)((bits)x & 0x7fffffff); }
 INLINE vec copysign_(vec x, vec sign) { return (vec)((bits)abs_(x) | ((bits)sign & ~0x7fffffff)); }
