@@ -10,6 +10,7 @@ import matplotlib.image
 import pytest
 import torch
 
+from recipes.benchmark import limits as machine
 from recipes.benchmark import suite
 from recipes.benchmark.limits import limits
 from recipes.benchmark.rows import Row
@@ -74,6 +75,15 @@ def test_a_job_in_a_process_of_its_own_computes_on_the_threads_asked_for_and_kno
     assert [row.labels["audio"] for row in speeds] == ["0.02 s", "0.05 s"]
     assert all(0 <= row.figures["memory (MB)"] < 200 for row in speeds)
     assert speeds[0].limit == "matrix product, float32, 3 threads"
+
+
+@pytest.mark.parametrize(("seconds", "rows"), [(0.0, 700), (0.09, 700), (0.1, 256), (30.0, 256)])
+def test_a_limit_is_of_a_matrix_that_the_machine_multiplies_in_time(
+    seconds: float, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "seconds_of", lambda run: seconds)
+    assert machine._matrix(torch.bfloat16, 700).shape == (rows, rows)
+    assert machine._matrix(torch.float32, 64).shape == (64, 64)
 
 
 def test_limits_are_measured_on_one_thread_and_on_all() -> None:
