@@ -472,9 +472,10 @@ def workers(server: Any) -> list[int]:
     return found
 
 
-def both_have_loaded(server: Any) -> None:
+def both_have_loaded(server: Any, replaced: int = 0) -> None:
     """One answers that it is ready as soon as itself is."""
-    server.wait_until(lambda: server.log.read_text().count("speaking: ") == 2, "second worker with its models")
+    loaded = 2 + replaced
+    server.wait_until(lambda: server.log.read_text().count("speaking: ") == loaded, "second worker with its models")
 
 
 def drains(server: Any) -> bool:
@@ -550,7 +551,8 @@ def test_a_worker_that_dies_is_replaced(
     os.kill(victim, signal.SIGKILL)
     server.wait_until(lambda: len(workers(server)) == 2 and victim not in workers(server), "new worker")
     assert other in workers(server)
-    server.wait_until(speaks, "speech")
+    both_have_loaded(server, replaced=1)
+    assert speaks()
     assert server.counted("wavenet_samples_total") >= 2 * len(expected)
     httpx.post(server.url + "/admin/reload", headers=HEADERS, timeout=60).raise_for_status()
     server.wait_until(speaks, "speech")
