@@ -8,7 +8,7 @@
 
 typedef uint32_t word;
 
-/* A block of c fills the registers, of which AVX-512 has 32 and others 16. */
+/* A block of c fills the registers, of which AVX-512 has 32 and AVX2 has 16. */
 enum { MOST_TAPS = 3, MOST_ROWS = 8, BLOCK_ROWS = LANES == 16 ? MOST_ROWS : 6, BLOCK_VECS = 2 };
 
 /* a: a pointer a tap, to the word of row 0; rows and words lie `a_row` and `a_word` words apart.
