@@ -37,6 +37,15 @@ RESULTS = Path(__file__).parent / "results" / "ablation.json"
 README = Path(__file__).parent.parent / "distill" / "README.md"
 BEGIN, END = "<!-- ablation -->", "<!-- /ablation -->"
 HEARD = {"alone": "The students alone", "corrected": "Corrected, as they are heard"}
+BASES = {  # where it is not the full loss that a row is compared with
+    "full": [],
+    "mixture": [],
+    "mulaw": ["mixture"],  # their teachers had one budget
+    "gaussian": ["mixture"],
+    "without_pitch": ["mixture"],
+    "without_kl": ["full", "kl_first"],
+    "paper_without_kl": ["paper"],
+}
 COLUMNS = {name: MEASURES[name] for name in ("pesq", "log_mel_l1", "mcd", "f0", "voicing", "high_band", "floor")}
 
 app = typer.Typer(help=__doc__, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -141,11 +150,7 @@ def report(results: list[dict[str, Any]]) -> str:
 
 def bases_of(row: str) -> list[str]:
     """The rows that this one differs from in one thing; none for those that others are compared with."""
-    if row in ("full", "mixture"):
-        return []
-    if row in ("mulaw", "gaussian", "without_pitch"):
-        return ["mixture"]  # of their teacher's budget
-    return ["full", "kl_first"] if row == "without_kl" else ["full"]
+    return BASES.get(row, ["full"])
 
 
 def collect(out: Path, kept: list[dict[str, Any]]) -> list[dict[str, Any]]:

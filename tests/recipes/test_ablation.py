@@ -17,15 +17,17 @@ from recipes.distill_student import DistillConfig
 from recipes.train_teacher import TrainConfig
 from wavenet.distributions import OutputKind
 
+PAPER = {
+    "kl.corrected", "kl.edge", "power.frame_weight", "power.high_weight", "power.low_weight", "power.mel_weight",
+}  # fmt: skip
 LEFT_OUT = {
     "kl_first": {"kl.end"},
     "without_kl": {"kl.weight", "contrastive.weight"},
+    "paper": PAPER,
+    "paper_without_kl": PAPER | {"kl.weight", "contrastive.weight"},
     "without_correction": {"kl.corrected"},
     "without_edge": {"kl.edge"},
-    "without_spectral": {
-        "kl.corrected", "kl.edge", "power.frame_weight", "power.high_weight", "power.low_weight",
-        "power.mean_weight", "power.mel_weight",
-    },
+    "without_spectral": PAPER | {"power.mean_weight"},
     "without_high_band": {"power.high_weight"},
     "without_low_band": {"power.low_weight"},
     "without_mel": {"power.mel_weight"},
@@ -35,7 +37,7 @@ LEFT_OUT = {
     "mixture": set(),
     "mulaw": set(),
     "gaussian": set(),
-}  # fmt: skip
+}
 
 
 @cache
@@ -147,6 +149,7 @@ def test_every_row_is_compared_with_what_it_differs_from_in_one_thing() -> None:
     assert bases.pop("full") == bases.pop("mixture") == []
     assert [bases.pop(row) for row in ("gaussian", "mulaw", "without_pitch")] == [["mixture"]] * 3
     assert bases.pop("without_kl") == ["full", "kl_first"]
+    assert bases.pop("paper_without_kl") == ["paper"]
     assert all(its == ["full"] for its in bases.values())
 
 
