@@ -274,7 +274,9 @@ def _compared(result: dict[str, Any]) -> dict[str, Any]:
 def _report_origins(row: list[dict[str, Any]]) -> str:
     """Where the runs of a row come from: the first one's command, and what the other seeds had else."""
     lines = [f"- {_name(row[0]['row'])}: `{row[0]['provenance']['command']}`, {_origin(row[0])}"]
-    lines += [f"seed {one['seed']}: {_origin(one)}" for one in row[1:]]
+    for origin, group in groupby(row[1:], key=_origin):
+        seeds = [str(one["seed"]) for one in group]
+        lines.append(f"seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}: {origin}")
     return "; ".join(lines)
 
 

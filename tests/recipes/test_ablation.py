@@ -138,10 +138,14 @@ def test_rows_stand_in_one_order_with_their_figures_and_origins() -> None:
 
 
 def test_of_several_seeds_the_first_is_shown_and_all_have_their_origin() -> None:
-    text = ablation.report([result("full", seed=4, pesq=1.25), result("full", pesq=2.5)])
+    seeds = [result("full", seed, pesq=2.5 if seed == 0 else 1.25) for seed in (4, 5, 0, 3)]
+    seeds[1]["provenance"] = seeds[0]["provenance"]
+    text = ablation.report(seeds)
     assert text.count("2.50") == 2 and "1.25" not in text
-    origins = "- full: `run full`, abacus, torch 2, commit `full0`; seed 4: abacus, torch 2, commit `full4`"
-    assert text.splitlines()[-1] == origins
+    assert text.splitlines()[-1] == (
+        "- full: `run full`, abacus, torch 2, commit `full0`; seed 3: abacus, torch 2, commit `full3`; "
+        "seeds 4, 5: abacus, torch 2, commit `full4`"
+    )
 
 
 def test_every_row_is_compared_with_what_it_differs_from_in_one_thing() -> None:
