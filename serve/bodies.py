@@ -79,9 +79,18 @@ class _Form:
 def _only_file(content: bytes, boundary: bytes) -> tuple[bytes, str]:
     """Content and media type of the one file of a form."""
     form = _Form()
-    calls = {name: getattr(form, name) for name in dir(form) if name.startswith("on_")}
     try:
-        parser = MultipartParser(boundary, calls)  # type: ignore[arg-type]  # a dict with names that it knows
+        parser = MultipartParser(
+            boundary,
+            {
+                "on_part_begin": form.on_part_begin,
+                "on_header_field": form.on_header_field,
+                "on_header_value": form.on_header_value,
+                "on_header_end": form.on_header_end,
+                "on_part_data": form.on_part_data,
+                "on_end": form.on_end,
+            },
+        )
         parser.write(content)
         parser.finalize()
     except FormParserError as error:
